@@ -1,0 +1,148 @@
+"""What a person sees while work is done: lines and progress on stderr, results on stdout.
+
+Progress is a live bar on a terminal and plain lines, seconds apart, anywhere else, so that a log file stays readable.
+Nothing here keeps state between calls, and rich is imported only when a terminal is there to draw on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+PLAIN_INTERVAL_SECONDS = 10.0
+
+
+def say(text: str) -> None:
+    """Print one line for the person watching (stderr)."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print one line that deserves attention (stderr)."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def emit_json(value: Any) -> None:
+    """Print a result for machines: one JSON document on stdout."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, sort_keys=False, default=str)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """Print a result for people: a table on stdout, numbers to the right, in the width of the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    body = [list(row) for row in rows]
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for index, name in enumerate(columns):
+        cells = [row[index] for row in body if row[index] not in (None, "")]
+        numeric = bool(cells) and all(isinstance(cell, (int, float)) for cell in cells)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        table.add_row(*[format_cell(cell) for cell in row])
+    Console(file=sys.stdout, soft_wrap=False, markup=False, highlight=False, emoji=False).print(table)
+
+
+def format_cell(value: Any) -> str:
+    """A value as short text: four significant digits, thousands apart, a dash for what is not there."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return str(value)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration as `1h02m`, `3m04s` or `5.2s`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+class Progress:
+    """Progress of one piece of work; made by `progress`."""
+
+    def __init__(self, label: str, total: int | None, done: int, stream: TextIO) -> None:
+        self._label = label
+        self._total = total
+        self._done = done
+        self._stream = stream
+        self._last = time.monotonic()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Count `amount` more units as done and show `note` (current loss, rate) beside them."""
+        self._done += amount
+        self._draw(note)
+
+    def _draw(self, note: str) -> None:
+        now = time.monotonic()
+        finished = self._total is not None and self._done >= self._total
+        if now - self._last < PLAIN_INTERVAL_SECONDS and not finished:
+            return
+        self._last = now
+        of = f"/{self._total:,}" if self._total is not None else ""
+        print(f"{self._label}: {self._done:,}{of} {note}".rstrip(), file=self._stream, flush=True)
+
+
+class _LiveProgress(Progress):
+    """The same on a terminal: a bar drawn by rich."""
+
+    def __init__(self, label: str, total: int | None, done: int, stream: TextIO) -> None:
+        super().__init__(label, total, done, stream)
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+            console=Console(file=stream),
+            transient=False,
+        )
+        self._task = self._bar.add_task(label, total=total, completed=done, note="")
+        self._bar.start()
+
+    def _draw(self, note: str) -> None:
+        self._bar.update(self._task, completed=self._done, note=note)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+@contextmanager
+def progress(label: str, total: int | None = None, done: int = 0) -> Iterator[Progress]:
+    """Show progress of `total` units of which `done` are done already (after a resume).
+
+    Yields:
+        an object whose `advance(amount, note)` counts units as done.
+    """
+    if sys.stderr.isatty():
+        live = _LiveProgress(label, total, done, sys.stderr)
+        try:
+            yield live
+        finally:
+            live.close()
+    else:
+        yield Progress(label, total, done, sys.stderr)
+
+
+def summary_line(values: Mapping[str, Any]) -> str:
+    """`a 1.234, b 5` from a mapping, for the closing line of a stage; nested values are left out."""
+    shown = [f"{key} {format_cell(value)}" for key, value in values.items() if not isinstance(value, (dict, list))]
+    return ", ".join(shown)
