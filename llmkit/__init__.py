@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmkit.model.load import LoadedModel
+    from llmkit.inference import LoadedModel
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
 def load(path_or_name: str, dtype: str | None = None, device: str | None = None) -> LoadedModel:
-    """Open a model directory or a hub name; see `llmkit.model.load.load`."""
-    from llmkit.model.load import load as load_model
+    """Open a model directory or a hub name; see `llmkit.inference.load`."""
+    from llmkit.inference import load as load_model
 
     return load_model(path_or_name, dtype=dtype, device=device)
 

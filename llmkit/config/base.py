@@ -119,6 +119,13 @@ class StageConfig(Config):
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seed of this stage; by default derived from the experiment's seed and the stage's name."""
 
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    """Top-level keys that leave the result as it is (logging, how often to save): changing them reruns nothing."""
+
+    def environment(self) -> Mapping[str, str]:
+        """What the result depends on beside settings and inputs, such as the version of the Python that is read."""
+        return {}
+
     def inputs(self) -> list[Input]:
         """Places in these settings that name inputs, in a fixed order."""
         return []

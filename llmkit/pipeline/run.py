@@ -1,0 +1,262 @@
+"""Running stages: what is up to date, in which order the rest runs, and how a result gets to its place."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from llmkit.config.base import Finding
+from llmkit.config.experiment import Experiment, parse_experiment, static_findings
+from llmkit.config.problems import config_error
+from llmkit.config.yaml import apply_override, read_yaml
+from llmkit.console import format_seconds, say, summary_line, warn
+from llmkit.errors import ArtifactError
+from llmkit.pipeline.inputs import DigestCache, outside_facts, resolve, run_directory, stage_directory
+from llmkit.pipeline.kinds import KINDS
+from llmkit.store.artifact import Artifact, is_artifact, open_artifact
+from llmkit.store.files import sha256_json, write_text_atomic
+from llmkit.store.stage import Context, Outcome, ResolvedInput
+from llmkit.store.workspace import StageIdentity, partial_directory, workspace
+
+State = Literal["up to date", "missing", "interrupted", "out of date", "waiting"]
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read a config, apply `dotted.key=value` overrides, and check its shape.
+
+    Raises:
+        ConfigError: naming everything that is wrong, with file, line and dotted key.
+    """
+    source = read_yaml(path)
+    for override in overrides:
+        apply_override(source, override)
+    return parse_experiment(source, KINDS)
+
+
+def stage_seed(experiment: Experiment, name: str) -> int:
+    """The stage's own seed: the one written, or one derived from the experiment's seed and the stage's name."""
+    written = experiment.stages[name].seed
+    if written is not None:
+        return written
+    text = f"{experiment.settings.seed}/{name}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def raise_errors(experiment: Experiment, findings: Iterable[tuple[str, Finding]]) -> None:
+    """Print the warnings among the findings and raise one error that names all the errors.
+
+    Raises:
+        ConfigError: there is an error among them.
+    """
+    errors = []
+    for name, finding in findings:
+        place = experiment.problem_place(name, finding.key)
+        if finding.severity == "error":
+            errors.append((place, finding))
+        else:
+            warn(f"{experiment.source.where(place)}: {finding.message} {finding.hint or ''}".rstrip())
+    if errors:
+        raise config_error(experiment.source, errors)
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How a stage stands: its state, and its digest where its inputs are known."""
+
+    name: str
+    kind: str
+    state: State
+    digest: str | None = None
+
+
+class Pipeline:
+    """An experiment together with what of it stands on disk."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.directory = run_directory(experiment)
+        self._digests = DigestCache(self.directory / ".digests.json")
+
+    # ---- what stands on disk ----
+
+    def identity(self, name: str, inputs: Mapping[str, ResolvedInput]) -> StageIdentity:
+        """What stage `name` is about to make from the given inputs."""
+        config, kind = self.experiment.stages[name], self.experiment.kinds[name]
+        dumped = config.model_dump(mode="json")
+        effective = {key: value for key, value in dumped.items() if key not in config.without_effect}
+        digest = sha256_json(
+            {
+                "kind": kind.name,
+                "version": kind.version,
+                "seed": stage_seed(self.experiment, name),
+                "config": effective,
+                "environment": dict(config.environment()),
+                "inputs": {key: found.digest for key, found in inputs.items()},
+            }
+        )
+        described = {
+            key: {"value": found.value, "path": str(found.path), "digest": found.digest}
+            for key, found in inputs.items()
+        }
+        return StageIdentity(kind.name, name, digest, dumped, described)
+
+    def inputs(self, name: str, *, verify: bool) -> dict[str, ResolvedInput]:
+        """The inputs of a stage whose upstream stages are done, by dotted key."""
+        return {
+            needed.key: resolve(
+                self.experiment, needed, verify=verify, digests=self._digests, place=self.where(name, needed.key)
+            )
+            for needed in self.experiment.stages[name].inputs()
+        }
+
+    def available_inputs(self, name: str) -> dict[str, ResolvedInput]:
+        """Those inputs of a stage that are there already, unverified: what `check` can look into."""
+        found = {}
+        for needed in self.experiment.stages[name].inputs():
+            place = stage_directory(self.experiment, needed.value)
+            if needed.value in self.experiment.stages and not is_artifact(place):
+                continue
+            found[needed.key] = resolve(
+                self.experiment, needed, verify=False, digests=self._digests, place=self.where(name, needed.key)
+            )
+        return found
+
+    def state(self, name: str, upstream: Mapping[str, StageState]) -> StageState:
+        """How one stage stands, given how the stages before it stand."""
+        kind = self.experiment.kinds[name].name
+        place = stage_directory(self.experiment, name)
+        if any(upstream[needed].state != "up to date" for needed in self.experiment.dependencies(name)):
+            return StageState(name, kind, "waiting")
+        digest = self.identity(name, self.inputs(name, verify=False)).digest
+        if is_artifact(place):
+            try:
+                if open_artifact(place, verify=False).manifest.stage_digest == digest:
+                    return StageState(name, kind, "up to date", digest)
+            except ArtifactError as error:
+                warn(f"{name} is made anew: {error}")
+            return StageState(name, kind, "out of date", digest)
+        interrupted = partial_directory(place, digest).exists()
+        return StageState(name, kind, "interrupted" if interrupted else "missing", digest)
+
+    def states(self) -> dict[str, StageState]:
+        """How every stage stands, in dependency order."""
+        found: dict[str, StageState] = {}
+        for name in self.experiment.stages:
+            found[name] = self.state(name, found)
+        return found
+
+    # ---- work ----
+
+    def where(self, name: str, key: str = "") -> str:
+        """Place of a stage's dotted key in the config, for messages."""
+        return self.experiment.source.where(self.experiment.problem_place(name, key))
+
+    def closure(self, names: Iterable[str]) -> list[str]:
+        """The stages named and all they depend on, in dependency order."""
+        wanted: set[str] = set()
+
+        def add(name: str) -> None:
+            if name not in wanted:
+                wanted.add(name)
+                for needed in self.experiment.dependencies(name):
+                    add(needed)
+
+        for name in names:
+            add(name)
+        return [name for name in self.experiment.stages if name in wanted]
+
+    def run(self, names: Iterable[str] | None = None, *, with_dependencies: bool = True) -> list[StageState]:
+        """Run the stages that are not up to date.
+
+        Args:
+            names: the stages wanted; all by default.
+            with_dependencies: whether stages before them run as well; otherwise they must be up to date.
+
+        Returns:
+            the state that each stage was found in, in the order looked at.
+
+        Raises:
+            LLMKitError: a mistake that the user can mend, or an interruption; finished stages stay finished.
+        """
+        wanted = list(names) if names is not None else list(self.experiment.stages)
+        order = self.closure(wanted)
+        raise_errors(self.experiment, self.findings(deep=False))
+        self._write_run_file()
+        found: list[StageState] = []
+        known: dict[str, StageState] = {}
+        for name in order:
+            state = self.state(name, known)
+            found.append(state)
+            if state.state == "up to date":
+                say(f"{name}: up to date")
+            elif name not in wanted and not with_dependencies:
+                raise ArtifactError(
+                    f"the stage `{name}` is {state.state}, and {', '.join(wanted)} needs it.",
+                    where=self.where(name),
+                    hint=f"`llmkit run --config {self.experiment.source.name}` runs every stage that is needed.",
+                )
+            else:
+                self._run_stage(name, state)
+            known[name] = replace(state, state="up to date")
+        self._digests.save()
+        return found
+
+    def _run_stage(self, name: str, state: StageState) -> None:
+        config, kind = self.experiment.stages[name], self.experiment.kinds[name]
+        place = stage_directory(self.experiment, name)
+        started = time.monotonic()
+        inputs = self.inputs(name, verify=True)
+        identity = self.identity(name, inputs)
+        say(f"{name}: {'goes on where it was stopped' if state.state == 'interrupted' else 'starts'}")
+        for other in sorted(place.parent.glob(f"{name}.partial-*")):
+            if other != partial_directory(place, identity.digest):
+                say(f"{name}: unfinished work with other settings or inputs is kept in {other}")
+        module = kind.module()
+        with workspace(place, identity) as work:
+            if isinstance(work, Artifact):
+                say(f"{name}: was finished and is now in its place")
+                return
+            context = self.context(name, work.directory, inputs)
+            raise_errors(self.experiment, [(name, finding) for finding in module.check(config, context)])
+            outcome: Outcome = module.run(config, context)
+            seconds = time.monotonic() - started
+            work.commit(replace(outcome, summary={"seconds": round(seconds, 3), **outcome.summary}))
+        say(f"{name}: done in {format_seconds(seconds)}; {summary_line(outcome.summary)}")
+
+    # ---- checks ----
+
+    def findings(self, *, deep: bool) -> list[tuple[str, Finding]]:
+        """What is wrong with the experiment, by stage.
+
+        Args:
+            deep: whether the inputs that are there are opened as well (data, templates, masks); otherwise only the
+                settings and small JSON files are looked at, and torch is not imported.
+        """
+        facts, missing = outside_facts(self.experiment)
+        found = missing + static_findings(self.experiment, facts)
+        broken = {name for name, finding in found if finding.severity == "error"}
+        if deep and not broken:
+            for name, config in self.experiment.stages.items():
+                context = self.context(name, self.directory / name, self.available_inputs(name))
+                module = self.experiment.kinds[name].module()
+                found += [(name, finding) for finding in module.check(config, context)]
+        return found
+
+    def _write_run_file(self) -> None:
+        settings = self.experiment.settings.model_dump(mode="json")
+        settings["stages"] = {name: config.model_dump(mode="json") for name, config in self.experiment.stages.items()}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
+        target = self.directory / "run.yaml"
+        if not target.is_file() or target.read_text(encoding="utf-8") != text:
+            write_text_atomic(target, text)
+
+    def context(self, name: str, directory: Path, inputs: Mapping[str, ResolvedInput]) -> Context:
+        """The context in which stage `name` works."""
+        return Context(name, stage_seed(self.experiment, name), directory, inputs, self.where(name))
