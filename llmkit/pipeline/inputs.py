@@ -29,7 +29,7 @@ def run_directory(experiment: Experiment) -> Path:
 
 
 class DigestCache:
-    """Digests of files outside the store, remembered by path, size, time of change and inode: large ones are read once."""
+    """Digests of files outside the store, remembered by path, size, mtime and inode: large files are read once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

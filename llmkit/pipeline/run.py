@@ -12,7 +12,7 @@ from typing import Literal
 import yaml
 
 from llmkit.config.base import Finding
-from llmkit.config.experiment import Experiment, parse_experiment, static_findings
+from llmkit.config.experiment import Experiment, StageKind, parse_experiment, static_findings
 from llmkit.config.problems import config_error
 from llmkit.config.yaml import apply_override, read_yaml
 from llmkit.console import format_seconds, say, summary_line, warn
@@ -27,7 +27,9 @@ from llmkit.store.workspace import StageIdentity, partial_directory, workspace
 State = Literal["up to date", "missing", "interrupted", "out of date", "waiting"]
 
 
-def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+def load_experiment(
+    path: str | Path, overrides: Iterable[str] = (), kinds: Mapping[str, StageKind] = KINDS
+) -> Experiment:
     """Read a config, apply `dotted.key=value` overrides, and check its shape.
 
     Raises:
@@ -36,7 +38,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     source = read_yaml(path)
     for override in overrides:
         apply_override(source, override)
-    return parse_experiment(source, KINDS)
+    return parse_experiment(source, kinds)
 
 
 def stage_seed(experiment: Experiment, name: str) -> int:

@@ -1,0 +1,133 @@
+"""Commands that check, plan and run stages of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmkit.cli.options import ConfigOption, JsonOption, SetOption, StageOption
+from llmkit.config.base import nearest
+from llmkit.console import emit_json, emit_table, format_seconds, say
+from llmkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmkit.pipeline.run import Pipeline, StageState
+
+STAGE_COMMANDS = {
+    "data": "Collect and clean documents; make labelled examples.",
+    "tokenizer": "Train a tokenizer.",
+    "tokens": "Turn documents into token shards.",
+    "pretrain": "Train a model on token shards: causal or masked language modelling.",
+    "finetune": "Fine-tune a model on conversations or labelled rows.",
+    "rlhf": "Train a reward model; align a model by DPO, PPO or GRPO.",
+    "eval": "Measure models side by side.",
+}
+
+
+def run(
+    config: ConfigOption, stage: StageOption = None, overrides: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Run every stage in dependency order; stages that are up to date are skipped, interrupted ones go on."""
+    pipeline = _open(config, overrides)
+    found = pipeline.run(_named(pipeline, stage))
+    _close(pipeline, found, as_json)
+
+
+def stage_command(command: str) -> Callable[..., None]:
+    """The command that runs the stages of one kind, whose inputs must be up to date."""
+
+    def run_kind(
+        config: ConfigOption, stage: StageOption = None, overrides: SetOption = None, as_json: JsonOption = False
+    ) -> None:
+        pipeline = _open(config, overrides)
+        names = [name for name, kind in pipeline.experiment.kinds.items() if kind.command == command]
+        if not names:
+            raise ConfigError(f"the config has no stage for `llmkit {command}`.", where=str(config))
+        chosen = _named(pipeline, stage)
+        if chosen is not None:
+            for name in chosen:
+                if name not in names:
+                    kind = pipeline.experiment.kinds[name]
+                    raise ConfigError(
+                        f"the stage `{name}` is of kind {kind.name}.", where=pipeline.where(name),
+                        hint=f"Run it by `llmkit {kind.command}`.",
+                    )  # fmt: skip
+        found = pipeline.run(chosen or names, with_dependencies=False)
+        _close(pipeline, found, as_json)
+
+    run_kind.__name__ = command
+    return run_kind
+
+
+def check(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Say everything that can be known to be wrong, without doing the work."""
+    pipeline = _open(config, overrides)
+    findings = pipeline.findings(deep=True)
+    rows = [
+        {
+            "severity": finding.severity,
+            "where": pipeline.where(name, finding.key),
+            "message": finding.message,
+            "hint": finding.hint,
+        }
+        for name, finding in findings
+    ]
+    errors = sum(row["severity"] == "error" for row in rows)
+    if as_json:
+        emit_json({"findings": rows, "errors": errors})
+    for row in rows:
+        say(f"{row['severity']}: {row['where']}: {row['message']} {row['hint'] or ''}".rstrip())
+    stages = len(pipeline.experiment.stages)
+    if errors:
+        raise SystemExit(2)
+    say(f"{config}: {stages} stages, nothing wrong." if not rows else f"{config}: {stages} stages, no errors.")
+
+
+def plan(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Show what the stages will cost: parameters, tokens, FLOPs, memory, expected time."""
+    from llmkit.pipeline.plan import plan_experiment, plan_table
+
+    pipeline = _open(config, overrides)
+    planned = plan_experiment(pipeline)
+    if as_json:
+        emit_json(planned)
+    else:
+        columns, rows = plan_table(planned)
+        emit_table(columns, rows)
+        for note in planned["notes"]:
+            say(note)
+
+
+def _open(config: Path, overrides: list[str] | None) -> Pipeline:
+    from llmkit.pipeline.run import Pipeline, load_experiment
+
+    return Pipeline(load_experiment(config, overrides or []))
+
+
+def _named(pipeline: Pipeline, stage: list[str] | None) -> list[str] | None:
+    for name in stage or []:
+        if name not in pipeline.experiment.stages:
+            guess = nearest(name, pipeline.experiment.stages)
+            hint = f"Did you mean `{guess}`?" if guess else f"Stages: {', '.join(pipeline.experiment.stages)}."
+            raise ConfigError(f"the config has no stage `{name}`.", where="--stage", hint=hint)
+    return stage or None
+
+
+def _close(pipeline: Pipeline, found: list[StageState], as_json: bool) -> None:
+    """Say what was done; show the results where an evaluation ran."""
+    from llmkit.pipeline.results import show_results, stage_summary
+
+    ran = [state for state in found if state.state != "up to date"]
+    if as_json:
+        emit_json({"run": str(pipeline.directory), "stages": [stage_summary(pipeline, state) for state in found]})
+        return
+    if not ran:
+        say(f"{pipeline.experiment.settings.run}: everything is up to date ({len(found)} stages).")
+        return
+    show_results(pipeline, [state for state in ran if state.kind == "eval"])
+    seconds = sum(stage_summary(pipeline, state)["summary"].get("seconds", 0.0) for state in ran)
+    say(
+        f"{pipeline.experiment.settings.run}: {len(ran)} of {len(found)} stages ran in {format_seconds(seconds)}; "
+        f"`llmkit report {pipeline.directory}` makes a page of it."
+    )
