@@ -1,0 +1,106 @@
+"""What a model directory's config.json says, without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkit.errors import ModelError
+from llmkit.model.config import Head, ModelConfig
+from llmkit.model.families import family_of
+from llmkit.model.families.base import Family, read_labels
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model directory; raises ModelError where it is missing or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"there is no {path.name}", where=str(path.parent)) from None
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot be read as JSON ({error})", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise ModelError("must hold a JSON object", where=str(path))
+    return value
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model directory as its config.json describes it.
+
+    Attributes:
+        family: how its settings and weights are named.
+        head: the head that it was saved with, or None for a body alone.
+        labels: the classes of a classification head.
+        config: the architecture, under the head that was asked for.
+    """
+
+    family: Family
+    head: Head | None
+    labels: tuple[str, ...]
+    config: ModelConfig
+
+
+def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ...] | None = None) -> Stored:
+    """Read config.json.
+
+    Args:
+        directory: a Hugging Face model directory.
+        head: the head wanted in place of the stored one.
+        labels: names of the classes wanted in place of the stored ones.
+
+    Raises:
+        ModelError: config.json is missing, damaged, of an unknown architecture, or asks for what is not supported.
+    """
+    where = str(directory / "config.json")
+    settings = read_json(directory / "config.json")
+    family = family_of(settings, where)
+    stored_head = family.stored_head(settings, where)
+    stored_labels = read_labels(settings, where) if stored_head == "classification" else ()
+    wanted = head or stored_head
+    if wanted is None:
+        raise ModelError(
+            f"{family.base} has no head", where=where, hint=f"Say which one to add: {', '.join(family.architectures)}."
+        )
+    if wanted not in family.architectures:
+        raise ModelError(
+            f"a {family.name} model cannot carry a {wanted} head",
+            where=where,
+            hint=f"Its heads are {', '.join(family.architectures)}.",
+        )
+    chosen = stored_labels if labels is None and wanted == "classification" else labels or ()
+    config = family.read_config(settings, where, wanted, chosen)
+    return Stored(family, stored_head, stored_labels, config)
+
+
+def read_model_facts(directory: str | Path) -> dict[str, Any]:
+    """What can be known of a model without opening its weights.
+
+    Returns:
+        family, head (None for a body alone), labels, causal, vocab_size, context, width, layers, pad_id, eos_ids, and
+        parameters (their number by the closed form).
+
+    Raises:
+        ModelError: as for `read_stored`.
+    """
+    path = Path(directory)
+    settings = read_json(path / "config.json")
+    family = family_of(settings, str(path / "config.json"))
+    alone = family.stored_head(settings, str(path / "config.json")) is None
+    stored = read_stored(path, head=family.own_head() if alone else None)
+    config = stored.config
+    return {
+        "family": config.family,
+        "head": stored.head,
+        "labels": list(config.labels),
+        "causal": config.causal,
+        "vocab_size": config.vocab_size,
+        "context": config.context,
+        "width": config.width,
+        "layers": config.layers,
+        "pad_id": config.pad_id,
+        "eos_ids": list(config.eos_ids),
+        "parameters": config.parameter_count(),
+    }

@@ -1,0 +1,233 @@
+"""What a family declares, and the translation of its `config.json` and weight names from these declarations. No torch.
+
+A family is one module with one `Family` value: which parts of the transformer it uses, how its settings and weights are
+named in a Hugging Face directory, and which of the reference's settings would change the result in ways that the
+transformer does not offer (those are refused, never ignored).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmkit.errors import ModelError
+from llmkit.model.config import Head, ModelConfig
+
+REQUIRED = object()
+"""Default of a `Key` that config.json must have."""
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+"""Names of activations in config.json, and ours; the first name of each is the one written."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting of ModelConfig and its name in config.json.
+
+    `default` is what the reference takes where config.json leaves the key out or holds null.
+    """
+
+    ours: str
+    theirs: str
+    default: Any = REQUIRED
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Modules whose weights (and biases, where they have them) correspond, or single tensors.
+
+    `{i}` stands for the layer. Several names on one side are stacked, in order, along the output dimension.
+    `transposed`: the reference stores weights as [inputs, outputs].
+    """
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Tensors that correspond: `Weight` for one layer and one of weight and bias."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    transposed: bool
+
+
+def weights(names: Mapping[str, str]) -> tuple[Weight, ...]:
+    """A table of one-to-one names: ours to theirs."""
+    return tuple(Weight((ours,), (theirs,)) for ours, theirs in names.items())
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models; see the module's docstring.
+
+    Attributes:
+        name: as written in YAML, and `model_type` in config.json.
+        base: the reference's class without a head, such as "LlamaModel".
+        architectures: the reference's class for each head; the first head is the family's own.
+        parts: ModelConfig settings that make the family what it is.
+        keys: settings that models of the family differ in.
+        options: ModelSpec fields that mean something for this family, beyond those that all have.
+        spec_defaults: values of ModelSpec fields left out; a function gets the width.
+        weights: the table of weight names.
+        prefix: what names of the body begin with in a checkpoint with a head.
+        only: settings of the reference with the one value that the transformer computes.
+        aliases: second names of tensors, read in the first one's stead where present and written beside it.
+        ignored: patterns of tensors in checkpoints that carry no weight of the model.
+        read: completes ModelConfig values from config.json where `keys` do not suffice.
+        write: completes config.json from the ModelConfig likewise.
+    """
+
+    name: str
+    base: str
+    architectures: Mapping[Head, str]
+    parts: Mapping[str, Any]
+    keys: tuple[Key, ...]
+    options: frozenset[str]
+    spec_defaults: Mapping[str, int | float | bool | Callable[[int], int] | str]
+    weights: tuple[Weight, ...]
+    prefix: str
+    only: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    read: Callable[[Mapping[str, Any], dict[str, Any]], None] | None = None
+    write: Callable[[ModelConfig, dict[str, Any]], None] | None = None
+
+    def own_head(self) -> Head:
+        """The head that the family is pretrained with."""
+        return next(iter(self.architectures))
+
+    def stored_head(self, settings: Mapping[str, Any], where: str) -> Head | None:
+        """The head that config.json names, or None for a body alone; refuses unknown architectures."""
+        architectures = settings.get("architectures")
+        name = architectures[0] if isinstance(architectures, list) and architectures else None
+        if name == self.base:
+            return None
+        heads = [head for head, architecture in self.architectures.items() if architecture == name]
+        if not heads:
+            known = ", ".join(sorted({self.base, *self.architectures.values()}))
+            raise ModelError(
+                f"unknown architecture {name!r} of family {self.name}", where=where, hint=f"Known are {known}."
+            )
+        if "classification" in heads:
+            return "reward" if len(read_labels(settings, where)) == 1 else "classification"
+        return heads[0]
+
+    def read_config(self, settings: Mapping[str, Any], where: str, head: Head, labels: Sequence[str]) -> ModelConfig:
+        """The architecture that config.json describes; raises ModelError naming what is missing or unsupported."""
+        for name, value in self.only.items():
+            if settings.get(name, value) not in (value, None):
+                raise ModelError(
+                    f"{name}: {settings[name]!r} is not supported for family {self.name}, only {value!r}", where=where
+                )
+        values = {"family": self.name, "head": head, "labels": tuple(labels), **self.parts}
+        for key in self.keys:
+            value = settings.get(key.theirs)
+            if value is None and key.default is REQUIRED:
+                raise ModelError(f"{key.theirs} is missing", where=where)
+            values[key.ours] = key.default if value is None else value
+        values["activation"] = self._read_activation(values["activation"], where)
+        values.update(read_special_ids(settings))
+        try:
+            if self.read is not None:
+                self.read(settings, values)
+            return ModelConfig.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            renamed = {key.ours: key.theirs for key in self.keys}
+            name = ".".join(renamed.get(str(part), str(part)) for part in first["loc"])
+            message = first["msg"].removeprefix("Value error, ")
+            raise ModelError(f"{name}: {message}" if name else message, where=where) from None
+        except (TypeError, ValueError, KeyError) as error:
+            raise ModelError(f"a setting has the wrong type ({error})", where=where) from None
+
+    def _read_activation(self, name: Any, where: str) -> str:
+        if not isinstance(name, str) or name not in ACTIVATIONS:
+            raise ModelError(
+                f"unknown activation {name!r}", where=where, hint=f"Known are {', '.join(sorted(ACTIVATIONS))}."
+            )
+        return ACTIVATIONS[name]
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        """The content of config.json for this architecture."""
+        values = config.model_dump()
+        values["activation"] = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
+        settings: dict[str, Any] = {
+            "architectures": [self.architectures[config.head]],
+            "model_type": self.name,
+            **self.only,
+            **{key.theirs: values[key.ours] for key in self.keys},
+            "pad_token_id": config.pad_id,
+            "bos_token_id": config.bos_id,
+            "eos_token_id": write_ids(config.eos_ids),
+        }
+        if config.head in ("classification", "reward"):
+            labels = config.labels or ("LABEL_0",)
+            settings["id2label"] = {str(index): label for index, label in enumerate(labels)}
+            settings["label2id"] = {label: index for index, label in enumerate(labels)}
+        if self.write is not None:
+            self.write(config, settings)
+        return settings
+
+    def transfers(self, layers: int, names: Sequence[str]) -> list[Transfer]:
+        """Which tensors of a checkpoint make which of the model's parameters `names`, each named once."""
+        wanted = set(names)
+        found: list[Transfer] = []
+        for weight in self.weights:
+            repeats = range(layers) if "{i}" in weight.ours[0] else range(1)
+            for i in repeats:
+                for kind in (".weight", ".bias") if not weight.ours[0].endswith((".weight", ".bias")) else ("",):
+                    ours = tuple(name.format(i=i) + kind for name in weight.ours)
+                    if ours[0] in wanted:
+                        theirs = tuple(name.format(i=i) + kind for name in weight.theirs)
+                        found.append(Transfer(ours, theirs, weight.transposed and kind == ".weight"))
+        covered = {name for transfer in found for name in transfer.ours}
+        assert covered == wanted, f"weights without a name in family {self.name}: {sorted(covered ^ wanted)}"
+        return found
+
+
+def read_labels(settings: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The label names of config.json in the order of their logits; two unnamed ones where it is silent."""
+    names = settings.get("id2label")
+    if names is None:
+        count = settings.get("num_labels", 2)
+        if not isinstance(count, int) or not 1 <= count <= 1_000_000:
+            raise ModelError(f"num_labels: {count!r} is no number of labels", where=where)
+        return tuple(f"LABEL_{index}" for index in range(count))
+    try:
+        ordered = {int(index): str(name) for index, name in names.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ModelError("id2label must map numbers to names", where=where) from None
+    if sorted(ordered) != list(range(len(ordered))) or not ordered:
+        raise ModelError("id2label must number its labels 0, 1, 2, ...", where=where)
+    return tuple(ordered[index] for index in range(len(ordered)))
+
+
+def read_special_ids(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Special tokens of config.json; negative ids, which old checkpoints hold for "none", are none."""
+    pad, bos, eos = (settings.get(f"{name}_token_id") for name in ("pad", "bos", "eos"))
+    ends = eos if isinstance(eos, list) else [eos]
+    return {
+        "pad_id": None if isinstance(pad, int) and pad < 0 else pad,
+        "bos_id": None if isinstance(bos, int) and bos < 0 else bos,
+        "eos_ids": tuple(end for end in ends if end is not None and not (isinstance(end, int) and end < 0)),
+    }
+
+
+def write_ids(ids: Sequence[int]) -> int | list[int] | None:
+    """Ids as config.json holds them: one number, a list of several, or null."""
+    if not ids:
+        return None
+    return ids[0] if len(ids) == 1 else list(ids)

@@ -1,0 +1,59 @@
+"""Random weights that depend on the seed and the parameter's name alone, and disturb no other random state."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from llmkit.model.config import ModelConfig
+from llmkit.model.transformer import Transformer
+
+
+def build(config: ModelConfig, *, seed: int) -> Transformer:
+    """A new model with random fp32 weights on the CPU."""
+    model = Transformer(config)
+    initialize(model, seed)
+    return model
+
+
+@torch.no_grad()
+def initialize(model: Transformer, seed: int, names: Collection[str] | None = None) -> None:
+    """Draw the parameters `names` (all, by default) anew.
+
+    Matrices are normal with the config's `init_std`. With `scaled_residual_init`, those that write to the residual
+    stream are divided by sqrt(2 x layers), so that its variance does not grow with depth (Radford et al. 2019). Biases
+    are zero, norms one, and the padding token's vector zero in families that have token types, as in BERT.
+    """
+    norms = {
+        f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    }
+    for name, parameter in model.named_parameters():
+        if names is not None and name not in names:
+            continue
+        if name in norms:
+            parameter.fill_(1.0)
+        elif name.endswith(".bias"):
+            parameter.zero_()
+        else:
+            parameter.copy_(_normal(parameter.shape, _std(model.config, name), seed, name))
+    token = model.embeddings.token.weight
+    pad_id = model.config.pad_id
+    fresh = names is None or "embeddings.token.weight" in names
+    if fresh and model.config.token_types and pad_id is not None and pad_id < len(token):
+        token[pad_id].zero_()
+
+
+def _std(config: ModelConfig, name: str) -> float:
+    if config.scaled_residual_init and name.endswith((".attention.output.weight", ".mlp.down.weight")):
+        return config.init_std / math.sqrt(2 * config.layers)
+    return config.init_std
+
+
+def _normal(shape: torch.Size, std: float, seed: int, name: str) -> Tensor:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)

@@ -1,0 +1,82 @@
+"""The small parts of a block: linear maps, norms, the MLP. None draws random numbers when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmkit.model.config import ModelConfig
+
+
+class Linear(nn.Linear):
+    """A linear map whose weights are left unset: they are initialised by name and seed, or loaded."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors whose weights are left unset, as in `Linear`."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "relu": F.relu,
+}
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    """The norm over the width that the config names."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.width, eps=config.norm_eps)
+    return nn.LayerNorm(config.width, eps=config.norm_eps)
+
+
+class MLP(nn.Module):
+    """down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.gate = Linear(config.width, config.mlp_width, config.mlp_bias) if config.gated_mlp else None
+        self.up = Linear(config.width, config.mlp_width, config.mlp_bias)
+        self.down = Linear(config.mlp_width, config.width, config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., width]."""
+        inner = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
+        mixed: Tensor = self.down(inner)
+        return mixed
+
+
+class Dropout(nn.Module):
+    """Dropout that costs nothing where its rate is zero."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input with a share of its values dropped, in training."""
+        return F.dropout(x, self.rate) if self.training and self.rate > 0 else x
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that matrix products of `x` are computed in: autocast's where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,0 +1,162 @@
+"""What a person writes under `model:` to have a new model made, and its resolution to a full architecture. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
+
+from llmkit.model.config import Head, ModelConfig
+from llmkit.model.families import FAMILIES, nearest_family
+
+_FAMILY_SCHEMA = WithJsonSchema({"type": "string", "enum": list(FAMILIES)})
+
+
+class ModelSpec(BaseModel):
+    """The shape of a new model, to be trained from random weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    family: Annotated[str, _FAMILY_SCHEMA] = Field(
+        description="llama and gpt2 are decoders that write text; bert is an encoder that reads it."
+    )
+    layers: int = Field(ge=1, le=1000, description="Number of transformer blocks.")
+    width: int = Field(ge=1, le=1_000_000, description="Features of each token's representation.")
+    heads: int | None = Field(
+        None,
+        ge=1,
+        validate_default=True,
+        description="Attention heads; by default as many as make them 64 wide, or 32.",
+    )
+    kv_heads: int | None = Field(
+        None, ge=1, description="Key/value heads shared by groups of heads (llama); by default as many as heads."
+    )
+    head_width: int | None = Field(
+        None, ge=1, validate_default=True, description="Features of one head (llama); by default width / heads."
+    )
+    mlp_width: int | None = Field(
+        None,
+        ge=1,
+        description="Inner width of each MLP; by default 4 x width, or 8/3 x width for llama's three matrices.",
+    )
+    context: int | None = Field(
+        None, ge=1, description="Longest sequence in tokens; by default llama 2048, gpt2 1024, bert 512."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of activations dropped in training.")
+    tie_embeddings: bool = Field(True, description="Use the token embedding as output projection too.")
+    rope_theta: float | None = Field(
+        None, gt=0, description="Base of the rotary wavelengths (llama); by default 10000."
+    )
+    init_std: float = Field(0.02, gt=0, le=1, description="Standard deviation of the initial weights.")
+
+    @field_validator("family", mode="before")
+    @classmethod
+    def _known_family(cls, family: Any) -> Any:
+        if isinstance(family, str) and family not in FAMILIES:
+            raise ValueError(
+                f"unknown family {family!r}; known are {', '.join(FAMILIES)}; the nearest is {nearest_family(family)}"
+            )
+        return family
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide_width(cls, heads: int | None, info: ValidationInfo) -> int | None:
+        width = info.data.get("width")
+        if width is None:
+            return heads
+        if heads is None and _default_heads(width) is None:
+            raise ValueError(f"no usual head width divides width {width}: give the number of heads")
+        if heads is not None and width % heads:
+            raise ValueError(
+                f"{heads} heads do not divide width {width}; the nearest that does is {_divisor(width, heads)}"
+            )
+        return heads
+
+    @field_validator("kv_heads")
+    @classmethod
+    def _kv_heads_divide_heads(cls, kv_heads: int | None, info: ValidationInfo) -> int | None:
+        heads = info.data.get("heads") or _default_heads(info.data.get("width") or 0)
+        if kv_heads is not None and heads and heads % kv_heads:
+            raise ValueError(
+                f"{kv_heads} kv_heads do not divide {heads} heads; the nearest is {_divisor(heads, kv_heads)}"
+            )
+        return kv_heads
+
+    @field_validator("head_width")
+    @classmethod
+    def _rotary_needs_even_heads(cls, head_width: int | None, info: ValidationInfo) -> int | None:
+        family, width = FAMILIES.get(info.data.get("family", "")), info.data.get("width")
+        heads = info.data.get("heads") or _default_heads(width or 0)
+        if family is None or family.parts["positions"] != "rotary" or not width or not heads:
+            return head_width
+        actual = head_width or width // heads
+        if actual % 2:
+            raise ValueError(f"family {family.name} rotates pairs of features: a head width of {actual} is odd")
+        return head_width
+
+    @field_validator("kv_heads", "head_width", "rope_theta")
+    @classmethod
+    def _applies_to_family(cls, value: Any, info: ValidationInfo) -> Any:
+        family = FAMILIES.get(info.data.get("family", ""))
+        if value is not None and family is not None and info.field_name not in family.options:
+            raise ValueError(f"family {family.name} has no {info.field_name}; remove it")
+        return value
+
+    def resolve(
+        self,
+        vocab_size: int,
+        *,
+        pad_id: int | None,
+        bos_id: int | None = None,
+        eos_ids: tuple[int, ...] = (),
+        head: Head | None = None,
+        labels: tuple[str, ...] = (),
+    ) -> ModelConfig:
+        """The full architecture for a tokenizer of `vocab_size` tokens, with the family's own head by default.
+
+        Raises:
+            ValueError: the family has no such head, or a special id lies outside the vocabulary.
+        """
+        family = FAMILIES[self.family]
+        outside = [i for i in (pad_id, bos_id, *eos_ids) if i is not None and not 0 <= i < vocab_size]
+        if outside:
+            raise ValueError(f"special token ids {outside} lie outside the vocabulary of {vocab_size}")
+        heads = self.heads or _default_heads(self.width)
+        assert heads is not None
+        values: dict[str, Any] = {
+            **family.parts,
+            "family": self.family,
+            "head": head or family.own_head(),
+            "labels": labels,
+            "vocab_size": vocab_size,
+            "layers": self.layers,
+            "width": self.width,
+            "heads": heads,
+            "kv_heads": self.kv_heads or heads,
+            "head_width": self.head_width or self.width // heads,
+            "tie_embeddings": self.tie_embeddings,
+            "rope_theta": self.rope_theta or 10000.0,
+            "embedding_dropout": self.dropout,
+            "dropout": self.dropout,
+            "attention_dropout": self.dropout,
+            "head_dropout": 0.0 if family.parts["causal"] else self.dropout,
+            "init_std": self.init_std,
+            "pad_id": pad_id,
+            "bos_id": bos_id,
+            "eos_ids": eos_ids,
+        }
+        for name, default in family.spec_defaults.items():
+            chosen = getattr(self, name, None)
+            values[name] = chosen if chosen is not None else default(self.width) if callable(default) else default
+        return ModelConfig.model_validate(values)
+
+
+def _default_heads(width: int) -> int | None:
+    """As many heads as make them 64 wide, or the next smaller power of two that divides the width."""
+    usual = 64 if width >= 128 else 32
+    return next((width // head for head in (usual, 32, 16, 8) if width and width % head == 0), None)
+
+
+def _divisor(number: int, wanted: int) -> int:
+    """The divisor of `number` nearest to `wanted`, the smaller of two."""
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - wanted), d))
