@@ -1,0 +1,1 @@
+"""Alignment: reward models, DPO, and PPO and GRPO against rewards."""
