@@ -1,0 +1,174 @@
+"""Settings that every training stage has. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from llmkit.config.base import Config, Facts, Finding, StageConfig
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerConfig(Config):
+    """How gradients become updates."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw: AdamW for everything. muon: orthogonalised momentum for the matrices inside the blocks, which learns more
+    from each token at the cost of a few matrix products a step, and AdamW for embeddings, head, norms and biases."""
+    lr: float = Field(default=1e-3, gt=0, le=10)
+    """Peak learning rate. Muon's updates are scaled to the size of AdamW's, so the same rate fits both."""
+    betas: list[Fraction] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
+    """AdamW's decay rates of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0, le=1e-2)
+    """AdamW's term against division by zero."""
+    weight_decay: float = Field(default=0.1, ge=0, le=10)
+    """Decoupled weight decay, on matrices alone: norms, biases and embeddings are not decayed."""
+    momentum: Fraction = 0.95
+    """Muon's momentum."""
+
+
+class ScheduleConfig(Config):
+    """How the learning rate changes over the run."""
+
+    name: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    """cosine: down along half a cosine. wsd: stable after the warm-up, then a linear decay at the end. linear: down on
+    a line."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Steps of linear warm-up; by default a twentieth of the steps, at most 500."""
+    final_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the end, as a fraction of the peak."""
+    decay_fraction: float = Field(default=0.2, gt=0, le=1)
+    """wsd: the part of all steps that the decay takes."""
+
+
+class WandbConfig(Config):
+    """Where the metrics go on Weights & Biases."""
+
+    project: str = Field(min_length=1)
+    """Project's name."""
+    entity: str | None = None
+    """Team or user; by default that of the login."""
+    name: str | None = None
+    """Name of the run; by default the stage's name."""
+    mode: Literal["online", "offline"] = "online"
+    """offline: the run is written below the stage's directory, to be sent later with `wandb sync`."""
+
+
+class TrainConfig(StageConfig):
+    """Settings of every stage that trains a model."""
+
+    steps: int = Field(default=1000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=16, ge=1)
+    """Sequences for each optimizer step."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Sequences that go through the model at once; by default the whole batch. A smaller number takes less memory and
+    gives the same gradient."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How gradients become updates."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How the learning rate changes over the run."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient; null for no limit."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: matrix products in bfloat16 with weights kept in float32. auto: bf16 where it is measured to be faster."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+    compile: bool = False
+    """Compile the model's blocks with torch.compile: a slow start, then faster steps."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Steps between evaluations on the validation split, besides the one at the end; by default ten over the run."""
+    evaluate_batches: int = Field(default=8, ge=1)
+    """Batches of each evaluation."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints, besides the one at the end; by default one about every five minutes."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between lines of `metrics.jsonl`."""
+    wandb: WandbConfig | None = None
+    """Log to Weights & Biases as well."""
+    tensorboard: bool = False
+    """Log to TensorBoard as well, into `tensorboard/` (needs the extra `tensorboard`)."""
+
+    @field_validator("optimizer", "schedule", mode="before")
+    @classmethod
+    def _complete_from_the_stage(cls, value: Any, info: Any) -> Any:
+        """What a mapping leaves out has the default of this kind of stage."""
+        default = cls.model_fields[info.field_name].default
+        if isinstance(value, dict):
+            return {**default.model_dump(exclude_unset=True), **value}
+        return value
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences that go through the model at once."""
+        return self.micro_batch_size or self.batch_size
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of warm-up."""
+        written = self.schedule.warmup_steps
+        return min(500, self.steps // 20) if written is None else written
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps of the decay of the schedule `wsd`."""
+        return max(1, round(self.steps * self.schedule.decay_fraction))
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Steps between evaluations."""
+        return self.evaluate_every or max(1, self.steps // 10)
+
+    def check(self, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
+        """Numbers that do not go together, and settings that would have no effect."""
+        if self.batch_size % self.micro_batch:
+            yield Finding(
+                f"micro_batch_size {self.micro_batch} does not divide batch_size {self.batch_size}.",
+                key="micro_batch_size",
+                hint=f"Take one of: {_divisors(self.batch_size)}.",
+            )
+        yield from self._check_schedule()
+        written = self.optimizer.model_fields_set
+        if self.optimizer.name != "muon" and "momentum" in written:
+            yield Finding(
+                f"momentum is a setting of muon; {self.optimizer.name} ignores it.",
+                key="optimizer.momentum",
+                hint="Remove it, or set `name: muon`.",
+            )
+
+    def _check_schedule(self) -> Iterator[Finding]:
+        schedule = self.schedule
+        if self.warmup_steps > self.steps:
+            yield Finding(
+                f"the warm-up of {self.warmup_steps:,} steps is longer than the training of {self.steps:,}.",
+                key="schedule.warmup_steps",
+                hint=f"A twentieth is usual: {max(1, self.steps // 20):,}.",
+            )
+        elif schedule.name == "wsd" and self.warmup_steps + self.decay_steps > self.steps:
+            yield Finding(
+                f"warm-up ({self.warmup_steps:,} steps) and decay ({self.decay_steps:,}) together are longer than the "
+                f"training of {self.steps:,} steps.",
+                key="schedule.decay_fraction",
+                hint="Shorten one of them.",
+            )
+        if schedule.name != "wsd" and "decay_fraction" in schedule.model_fields_set:
+            yield Finding(
+                f"decay_fraction is a setting of wsd; {schedule.name} ignores it.",
+                key="schedule.decay_fraction",
+                hint="Remove it, or set `name: wsd`.",
+            )
+        if schedule.name == "constant" and "final_fraction" in schedule.model_fields_set:
+            yield Finding(
+                "a constant learning rate has no final_fraction.",
+                key="schedule.final_fraction",
+                hint="Remove it, or choose another schedule.",
+            )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(candidate) for candidate in range(1, number + 1) if number % candidate == 0)
