@@ -67,6 +67,7 @@ class Decode:
     def __init__(self, cache: KVCache, positions: Tensor, span: int) -> None:
         self.cache, self.span = cache, span
         self.rows = torch.arange(positions.shape[0], device=positions.device)
+        self.positions = positions
         self.at = positions[:, 0]
         # One row alone fills its span exactly and needs no mask.
         self.mask: Tensor | None = None
