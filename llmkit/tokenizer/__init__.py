@@ -1,0 +1,1 @@
+"""Tokenizers: training, loading and saving in Hugging Face format, chat templates, loss masks."""
