@@ -1,0 +1,113 @@
+"""Settings of the tokenizer stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from llmkit.config.base import Facts, Finding, Input, StageConfig, nearest
+from llmkit.tokenizer.special import BPE_TOKENS, WORDPIECE_TOKENS
+
+BUILT_IN_TEMPLATES = ("chatml",)
+_BYTES = 256
+_SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_ONLY_FOR = {"digits": "bpe", "chat_template": "bpe", "lowercase": "wordpiece"}
+
+
+class TokenizerConfig(StageConfig):
+    """Train a tokenizer on documents."""
+
+    kind: ClassVar[str] = "tokenizer"
+
+    stage: Literal["tokenizer"] = "tokenizer"
+    data: str
+    """Documents whose training part the tokenizer learns from: a stage or a path."""
+    algorithm: Literal["bpe", "wordpiece"] = "bpe"
+    """bpe: byte-level, for causal models, loses nothing. wordpiece: as BERT has it, for masked models."""
+    vocab_size: int = Field(default=32_768, ge=1, le=2**31 - 1)
+    """Number of tokens wanted, special tokens included; a small corpus may give fewer."""
+    min_frequency: int = Field(default=2, ge=1)
+    """How often a pair of pieces must occur to become a token."""
+    special_tokens: list[str] = Field(default_factory=list)
+    """Further special tokens, written <name> or [name], beside those that the algorithm always has."""
+    chat_template: str | None = "chatml"
+    """How a conversation becomes text (bpe only): "chatml", a file NAME.jinja, jinja2 text, or null for none."""
+    max_bytes: int | None = Field(default=1_000_000_000, ge=1)
+    """Bytes of text to learn from; of a larger corpus, a random part of about this size. Null: all of it."""
+    digits: int = Field(default=3, ge=1, le=3)
+    """Most digits of a number in one token (bpe only); 1 makes arithmetic easier to learn."""
+    lowercase: bool = True
+    """Whether case and accents are dropped (wordpiece only)."""
+
+    def inputs(self) -> list[Input]:
+        """The documents, and the template where it is a file."""
+        inputs = [Input("data", self.data, ("documents",))]
+        if self.chat_template is not None and self.chat_template.endswith(".jinja"):
+            inputs.append(Input("chat_template", self.chat_template, ("file",)))
+        return inputs
+
+    def facts(self, inputs: Mapping[str, Facts]) -> Facts:
+        """A tokenizer of at most the size asked for."""
+        bpe = self.algorithm == "bpe"
+        return Facts(
+            "tokenizer",
+            {
+                "vocab_size": self.vocab_size,
+                "algorithm": self.algorithm,
+                "chat_template": bpe and self.chat_template is not None,
+                "mask_token": not bpe,
+            },
+        )
+
+    def check(self, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
+        """Sizes, special tokens and the template's name."""
+        yield from self._check_size()
+        yield from self._check_special_tokens()
+        for key, algorithm in _ONLY_FOR.items():
+            written = key in self.model_fields_set and getattr(self, key) is not None
+            if written and algorithm != self.algorithm:
+                yield Finding(
+                    f"`{key}` has no meaning for the algorithm {self.algorithm}; it belongs to {algorithm}.",
+                    key=key,
+                    hint="Remove the key.",
+                )
+        template = self.chat_template
+        if template is not None and not _is_template(template):
+            guess = nearest(template, BUILT_IN_TEMPLATES)
+            yield Finding(
+                f"`{template}` is no chat template.",
+                key="chat_template",
+                hint=(f"Did you mean `{guess}`? " if guess else "")
+                + "Built in: chatml. A file's name ends in .jinja; a template's text contains {{ or {%.",
+            )
+
+    def _check_size(self) -> Iterator[Finding]:
+        own = BPE_TOKENS if self.algorithm == "bpe" else WORDPIECE_TOKENS
+        special = len(own) + len(self.special_tokens)
+        least = special + (_BYTES if self.algorithm == "bpe" else 1)
+        if self.vocab_size < least:
+            rest = f" and the {_BYTES} bytes" if self.algorithm == "bpe" else " and a character"
+            yield Finding(
+                f"a vocabulary of {self.vocab_size} tokens has no room for the {special} special tokens{rest}.",
+                key="vocab_size",
+                hint=f"Use at least {least}.",
+            )
+
+    def _check_special_tokens(self) -> Iterator[Finding]:
+        seen = set(BPE_TOKENS if self.algorithm == "bpe" else WORDPIECE_TOKENS)
+        for index, text in enumerate(self.special_tokens):
+            key = f"special_tokens.{index}"
+            if not _SPECIAL.fullmatch(text):
+                yield Finding(
+                    f"the special token {text!r} could be ordinary text.", key=key, hint="Write <name> or [name]."
+                )
+            if text in seen:
+                yield Finding(f"the special token {text!r} is there already.", key=key, hint="Remove it.")
+            seen.add(text)
+
+
+def _is_template(value: str) -> bool:
+    return value in BUILT_IN_TEMPLATES or value.endswith(".jinja") or "{{" in value or "{%" in value

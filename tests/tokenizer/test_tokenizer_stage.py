@@ -1,0 +1,195 @@
+"""The stage from documents to files, its report, and what its settings refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from tokenizer_samples import CHATML, TEXTS
+
+from llmkit.config.base import Facts
+from llmkit.errors import DataError
+from llmkit.store.documents import Document, document_id, write_documents
+from llmkit.store.stage import Context, ResolvedInput
+from llmkit.tokenizer.config import TokenizerConfig
+from llmkit.tokenizer.stage import check, run
+from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.tokenizer.training import train_bpe, train_wordpiece
+
+
+@pytest.fixture
+def context(tmp_path):
+    def documents():
+        for index, text in enumerate(TEXTS):
+            split = "validation" if index % 5 == 0 else "train"
+            yield Document(document_id(text), text, "code" if index % 2 else "prose", f"{index}", split=split)
+        yield Document("0", "zzzz zzzz zzzz zzzz qqqq", "code", "held out", split="test")
+
+    write_documents(tmp_path / "corpus", documents())
+    data = ResolvedInput("data", "corpus", tmp_path / "corpus", "0", Facts("documents"))
+    return Context("tokenizer", 1, tmp_path / "out", {"data": data}, "a.yaml:1: stages.tokenizer")
+
+
+def settings(**values) -> TokenizerConfig:
+    return TokenizerConfig.model_validate({"data": "corpus", "vocab_size": 400, **values})
+
+
+def make(config, context):
+    context.directory.mkdir(exist_ok=True)
+    assert check(config, context) == []
+    return run(config, context)
+
+
+def test_a_tokenizer_is_made_with_its_facts_and_report(context):
+    outcome = make(settings(special_tokens=["<|call|>"]), context)
+    tokenizer = Tokenizer.load(context.directory / "tokenizer")
+    assert outcome.facts == Facts(
+        "tokenizer", {"vocab_size": 400, "algorithm": "bpe", "chat_template": True, "mask_token": False}
+    )
+    assert outcome.facts == settings().facts({})
+    assert tokenizer.vocab_size == 400
+    assert tokenizer.chat_template == CHATML
+    report = json.loads((context.directory / "report.json").read_text())
+    assert report["special_tokens"] == {
+        "<|endoftext|>": 0, "<|pad|>": 1, "<|im_start|>": 2, "<|im_end|>": 3, "<|call|>": 4,
+    }  # fmt: skip
+    held_out = TEXTS[::5]
+    tokens = sum(len(tokenizer.encode(text)) for text in held_out)
+    size = sum(len(text.encode()) for text in held_out)
+    assert report["compression"]["split"] == "validation"
+    assert report["compression"]["all"] == {
+        "documents": len(held_out), "bytes": size, "tokens": tokens, "unknown": 0, "bytes_per_token": size / tokens,
+    }  # fmt: skip
+    assert sum(row["bytes"] for row in report["compression"]["sources"].values()) == size
+    assert set(report["compression"]["sources"]) == {"code", "prose"}
+    assert outcome.summary["bytes_per_token"] == size / tokens
+
+
+def test_the_held_out_parts_are_not_learnt_from(context):
+    make(settings(vocab_size=3000), context)
+    assert len(Tokenizer.load(context.directory / "tokenizer").encode("zzzz")) == 4
+
+
+def test_a_small_corpus_gives_the_size_it_has(context):
+    outcome = make(settings(vocab_size=50_000), context)
+    size = Tokenizer.load(context.directory / "tokenizer").vocab_size
+    assert 400 < size < 50_000
+    assert outcome.facts.get("vocab_size") == size
+
+
+def test_wordpiece(context):
+    outcome = make(settings(algorithm="wordpiece", lowercase=False), context)
+    tokenizer = Tokenizer.load(context.directory / "tokenizer")
+    expected = {"vocab_size": 400, "algorithm": "wordpiece", "chat_template": False, "mask_token": True}
+    assert outcome.facts == Facts("tokenizer", expected)
+    ids = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
+    assert ids == [0, 1, 2, 3, 4]
+    assert tokenizer.decode(tokenizer.encode("Text wrapping")) == "Text wrapping"
+    assert tokenizer.encode("☃") == [tokenizer.unk_id]
+
+
+def test_a_part_of_the_corpus(context):
+    make(settings(max_bytes=6000), context)
+    first = (context.directory / "tokenizer" / "tokenizer.json").read_bytes()
+    report = json.loads((context.directory / "report.json").read_text())
+    assert 2000 < report["training"]["bytes"] < 12_000
+    make(settings(max_bytes=6000), context)
+    assert (context.directory / "tokenizer" / "tokenizer.json").read_bytes() == first
+    make(settings(max_bytes=None), context)
+    assert (context.directory / "tokenizer" / "tokenizer.json").read_bytes() != first
+    with pytest.raises(DataError, match=r"stages\.tokenizer\.max_bytes: no text is left to learn from\. Raise it"):
+        run(settings(max_bytes=1), context)
+
+
+@pytest.mark.parametrize("train", [train_bpe, train_wordpiece])
+def test_batches_do_not_matter(train):
+    made = {train(lambda: TEXTS, vocab_size=450, batch=batch).to_str() for batch in (1, 3, 64, 1000)}
+    assert len(made) == 1
+
+
+def test_processes_do_not_matter(tmp_path):
+    """Two processes with other hash seeds learn the same bytes (hash tables of either language are seeded)."""
+    (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
+    script = (
+        "import json, sys, hashlib\n"
+        "from llmkit.tokenizer.training import train_bpe, train_wordpiece\n"
+        "texts = json.load(open(sys.argv[1]))\n"
+        "made = [train(lambda: texts, vocab_size=450).to_str() for train in (train_bpe, train_wordpiece)]\n"
+        "print(hashlib.sha256('\\n'.join(made).encode()).hexdigest())\n"
+    )
+    digests = set()
+    for seed in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "texts.json")],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.add(done.stdout.strip())
+    here = [train(lambda: TEXTS, vocab_size=450).to_str() for train in (train_bpe, train_wordpiece)]
+    assert digests == {hashlib.sha256("\n".join(here).encode()).hexdigest()}
+
+
+def test_numbers_are_split_into_groups_of_digits(context):
+    for digits, expected in ((1, 6), (2, 3), (3, 2)):
+        backend = train_bpe(lambda: ["123456 " * 9, "123 456 12 34 56 "] * 9, vocab_size=400, digits=digits)
+        assert len(backend.encode("123456").ids) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "message"),
+    [
+        ({"vocab_size": 259}, "vocab_size", "no room for the 4 special tokens and the 256 bytes"),
+        ({"vocab_size": 260, "special_tokens": ["<|a|>"]}, "vocab_size", "no room for the 5 special tokens"),
+        ({"vocab_size": 5, "algorithm": "wordpiece"}, "vocab_size", "no room for the 5 special tokens"),
+        ({"special_tokens": ["<|a|>", "word"]}, "special_tokens.1", "could be ordinary text"),
+        ({"special_tokens": ["<|pad|>"]}, "special_tokens.0", "there already"),
+        ({"chat_template": "chatmll"}, "chat_template", "`chatmll` is no chat template"),
+        ({"algorithm": "wordpiece", "chat_template": "chatml"}, "chat_template", "belongs to bpe"),
+        ({"algorithm": "wordpiece", "digits": 1}, "digits", "belongs to bpe"),
+        ({"lowercase": False}, "lowercase", "belongs to wordpiece"),
+    ],
+)
+def test_what_the_settings_refuse(values, key, message):
+    (finding,) = settings(**values).check({})
+    assert finding.key == key
+    assert message in finding.message
+    assert finding.severity == "error"
+
+
+def test_settings_that_fit():
+    assert list(settings(vocab_size=260).check({})) == []
+    assert list(settings(vocab_size=6, algorithm="wordpiece").check({})) == []
+    assert list(settings(algorithm="wordpiece", chat_template=None).check({})) == []
+    with pytest.raises(ValidationError):
+        settings(vocab_size="400")
+
+
+def test_a_template_from_a_file(context, tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
+    config = settings(chat_template=str(file))
+    assert [given.key for given in config.inputs()] == ["data", "chat_template"]
+    found = ResolvedInput("chat_template", str(file), file, "1", Facts("file"))
+    make(config, Context(context.name, 1, context.directory, {**context.inputs, "chat_template": found}))
+    assert Tokenizer.load(context.directory / "tokenizer").chat_template == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("template", "severity", "message"),
+    [
+        ("{% for %}", "error", "no valid jinja2"),
+        ("{{ nothing.at.all }}", "error", "does not take these messages"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}", "warning", "cannot be fine-tuned"),
+    ],
+)
+def test_templates_are_tried_before_the_work(context, template, severity, message):
+    (finding,) = check(settings(chat_template=template), context)
+    assert (finding.key, finding.severity) == ("chat_template", severity)
+    assert message in finding.message
