@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from llmkit.cli.options import JsonOption
-from llmkit.config.base import nearest
 from llmkit.console import emit_json, say
 from llmkit.errors import ConfigError
 
@@ -17,7 +16,10 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="An artifact, a run, a model directory, or a data file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an artifact is: manifest, counts, samples, masks, weights."""
+    """Say what an artifact is.
+
+    Its manifest, counts, samples, masks and weights, as far as it has them.
+    """
     from llmkit.pipeline.inspect import inspect_path, show_inspection
 
     found = inspect_path(path)
@@ -34,7 +36,10 @@ def report(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one self-contained HTML page about a run: chain, results, curves, samples, data, cost."""
+    """Write one HTML page about a run.
+
+    Self-contained: the chain of stages, results, curves, samples, data, cost.
+    """
     from llmkit.report.page import write_report
 
     page = write_report(run, output)
@@ -49,7 +54,7 @@ def schema(
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of printing.")
     ] = None,
 ) -> None:
-    """Print the JSON Schema of a config, for completion and checking in editors."""
+    """Print the JSON Schema of a config for editors."""
     import json
 
     from llmkit.config.schema import experiment_schema
@@ -72,6 +77,8 @@ def init(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the config.")] = None,
 ) -> None:
     """Copy a shipped example config to edit."""
+    from llmkit.config.base import nearest
+
     examples = example_configs()
     if name not in examples:
         guess = nearest(name, examples)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmkit.cli.options import ConfigOption, JsonOption, SetOption, StageOption
-from llmkit.config.base import nearest
 from llmkit.console import emit_json, emit_table, format_seconds, say
 from llmkit.errors import ConfigError
 
@@ -18,9 +17,9 @@ STAGE_COMMANDS = {
     "data": "Collect and clean documents; make labelled examples.",
     "tokenizer": "Train a tokenizer.",
     "tokens": "Turn documents into token shards.",
-    "pretrain": "Train a model on token shards: causal or masked language modelling.",
-    "finetune": "Fine-tune a model on conversations or labelled rows.",
-    "rlhf": "Train a reward model; align a model by DPO, PPO or GRPO.",
+    "pretrain": "Pretrain a causal or masked language model.",
+    "finetune": "Fine-tune on conversations or labelled rows.",
+    "rlhf": "Train a reward model; align by DPO, PPO, GRPO.",
     "eval": "Measure models side by side.",
 }
 
@@ -28,7 +27,10 @@ STAGE_COMMANDS = {
 def run(
     config: ConfigOption, stage: StageOption = None, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Run every stage in dependency order; stages that are up to date are skipped, interrupted ones go on."""
+    """Run all stages in dependency order.
+
+    Stages that are up to date are skipped, interrupted ones go on where they were.
+    """
     pipeline = _open(config, overrides)
     found = pipeline.run(_named(pipeline, stage))
     _close(pipeline, found, as_json)
@@ -61,7 +63,7 @@ def stage_command(command: str) -> Callable[..., None]:
 
 
 def check(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Say everything that can be known to be wrong, without doing the work."""
+    """Say what is wrong, without doing the work."""
     pipeline = _open(config, overrides)
     findings = pipeline.findings(deep=True)
     rows = [
@@ -85,7 +87,10 @@ def check(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption
 
 
 def plan(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Show what the stages will cost: parameters, tokens, FLOPs, memory, expected time."""
+    """Show what training will cost.
+
+    Parameters, tokens, FLOPs, memory by part, and the time expected on this machine.
+    """
     from llmkit.pipeline.plan import plan_experiment, plan_table
 
     pipeline = _open(config, overrides)
@@ -106,6 +111,8 @@ def _open(config: Path, overrides: list[str] | None) -> Pipeline:
 
 
 def _named(pipeline: Pipeline, stage: list[str] | None) -> list[str] | None:
+    from llmkit.config.base import nearest
+
     for name in stage or []:
         if name not in pipeline.experiment.stages:
             guess = nearest(name, pipeline.experiment.stages)

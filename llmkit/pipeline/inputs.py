@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from llmkit.config.base import Facts, Finding, Input, nearest
@@ -13,9 +11,8 @@ from llmkit.config.experiment import Experiment
 from llmkit.errors import ArtifactError, LLMKitError
 from llmkit.store.artifact import is_artifact, open_artifact
 from llmkit.store.files import sha256_file, sha256_json, write_json_atomic
+from llmkit.store.hub import PREFIX, download_model
 from llmkit.store.stage import ResolvedInput
-
-HUB_PREFIX = "hf:"
 
 
 def stage_directory(experiment: Experiment, name: str) -> Path:
@@ -97,7 +94,7 @@ def _not_found(needed: Input, experiment: Experiment) -> Finding:
 
 
 def _outside(value: str) -> Facts:
-    if value.startswith(HUB_PREFIX):
+    if value.startswith(PREFIX):
         return Facts("unknown")
     path = Path(value)
     if is_artifact(path):
@@ -113,9 +110,11 @@ def _outside(value: str) -> Facts:
 
 def model_facts(path: Path) -> Facts:
     """Facts of a Hugging Face model directory, from its JSON files alone."""
-    from llmkit.model.load import read_model_facts
+    from llmkit.model.facts import read_model_facts
 
-    return Facts("model", read_model_facts(path))
+    settings = path / "tokenizer_config.json"
+    chat = (path / "chat_template.jinja").is_file() or (settings.is_file() and "chat_template" in settings.read_text())
+    return Facts("model", {**read_model_facts(path), "chat_template": chat})
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -138,8 +137,8 @@ def resolve(experiment: Experiment, needed: Input, *, verify: bool, digests: Dig
     value = needed.value
     if value in experiment.stages:
         return _artifact(needed, stage_directory(experiment, value), verify)
-    if value.startswith(HUB_PREFIX):
-        path = _download(value.removeprefix(HUB_PREFIX), place)
+    if value.startswith(PREFIX):
+        path = download_model(value.removeprefix(PREFIX), place)
         return ResolvedInput(needed.key, value, path, path.name, model_facts(path))
     path = Path(value)
     if is_artifact(path):
@@ -156,21 +155,3 @@ def resolve(experiment: Experiment, needed: Input, *, verify: bool, digests: Dig
 def _artifact(needed: Input, path: Path, verify: bool) -> ResolvedInput:
     artifact = open_artifact(path, verify=verify)
     return ResolvedInput(needed.key, needed.value, path, artifact.digest, artifact.facts, artifact)
-
-
-def _download(name: str, place: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ArtifactError(
-            f"the hub repository `{name}` cannot be had: {reason}", where=place, hint=_offline_hint(os.environ)
-        ) from None
-
-
-def _offline_hint(environment: Mapping[str, str]) -> str:
-    offline = environment.get("HF_HUB_OFFLINE") in ("1", "true")
-    return "HF_HUB_OFFLINE is set." if offline else "Name a local folder instead where there is no network."

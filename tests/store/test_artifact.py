@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -149,4 +148,4 @@ def test_stopped_between_manifest_and_rename_the_move_is_finished(
         assert isinstance(found, Artifact)
     assert open_artifact(place).file("data/a.bin").read_text() == "new"
     assert not partial_directory(place, other.digest).exists()
-    assert [name for name in os.listdir(tmp_path) if "replaced" in name] == []
+    assert [file for file in tmp_path.iterdir() if "replaced" in file.name] == []

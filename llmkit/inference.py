@@ -1,0 +1,141 @@
+"""A model together with its tokenizer: what `llmkit.load` returns, and what commands that use a model work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from llmkit.config.base import nearest
+from llmkit.errors import ConfigError, ModelError
+from llmkit.model.generation import Generator
+from llmkit.model.load import load_model
+from llmkit.model.sampling import Completion, Piece, Sampling
+from llmkit.model.transformer import Transformer
+from llmkit.store.hub import PREFIX, download_model
+from llmkit.tokenizer.tokenizer import Tokenizer
+
+Messages = Sequence[Mapping[str, str]]
+Prompt = str | Messages
+"""A text to go on with, or a conversation to answer."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and its tokenizer.
+
+    Args:
+        model: `model(input_ids, attention_mask=None)` gives logits.
+        tokenizer: text to ids and back.
+    """
+
+    model: Transformer
+    tokenizer: Tokenizer
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Ids that generation starts from: of the text, or of the conversation up to the assistant's next turn."""
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+            start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+            return ids if ids or start is None else [start]
+        return self.tokenizer.render_conversation([dict(message) for message in prompt], add_generation_prompt=True).ids
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], *, max_batch: int = 64, **sampling: Any) -> list[Completion]:
+        """Answers to prompts.
+
+        Args:
+            prompts: one prompt or a list of them; a prompt is a text to go on with, or a list of messages
+                (`{"role": "user", "content": "..."}`) to answer.
+            max_batch: most sequences at work at once.
+            sampling: fields of `llmkit.model.sampling.Sampling` (max_new_tokens, temperature, top_k, top_p, stop, seed,
+                n).
+
+        Returns:
+            `n` completions of each prompt, in order.
+
+        Raises:
+            ConfigError: an unknown or impossible sampling setting.
+            DataError: a prompt is longer than the model's context.
+            ModelError: the model does not generate text.
+        """
+        listed = [prompts] if _is_single(prompts) else list(prompts)
+        ids = [self.encode_prompt(prompt) for prompt in listed]  # type: ignore[arg-type]
+        return self._generator(max_batch).generate(ids, self.sampling(**sampling))
+
+    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Piece]:
+        """One answer in pieces, as it is written; arguments as for `generate`."""
+        return self._generator(1).stream(self.encode_prompt(prompt), self.sampling(**sampling))
+
+    def sampling(self, **settings: Any) -> Sampling:
+        """Sampling settings; by default the answer ends at the model's end-of-text and end-of-turn tokens."""
+        unknown = [key for key in settings if key not in Sampling.model_fields]
+        if unknown:
+            guess = nearest(unknown[0], Sampling.model_fields)
+            raise ConfigError(
+                f"`{unknown[0]}` is no sampling setting.", hint=f"Did you mean `{guess}`?" if guess else None
+            )
+        if settings.get("stop_ids") is None:
+            ends = {*self.model.config.eos_ids, self.tokenizer.eos_id, self.tokenizer.end_of_turn_id} - {None}
+            settings["stop_ids"] = tuple(sorted(end for end in ends if end is not None))
+        try:
+            return Sampling(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(f"{first['msg']}.", where=".".join(str(part) for part in first["loc"])) from None
+
+    def _generator(self, max_batch: int) -> Generator:
+        head = self.model.config.head
+        if head != "causal-lm":
+            raise ModelError(f"a model with a {head} head writes no text.", hint="Name a causal language model.")
+        return Generator(self.model, decode=self.tokenizer.decode, max_batch=max_batch)
+
+
+def _is_single(prompts: Any) -> bool:
+    return isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
+
+
+def model_directory(path_or_name: str, where: str = "") -> Path:
+    """The Hugging Face directory that a name or path stands for.
+
+    Args:
+        path_or_name: a model directory, a stage's directory (its `model/` is taken), or "hf:owner/name".
+        where: place of the name, for messages.
+
+    Raises:
+        ModelError: there is no model there.
+    """
+    if path_or_name.startswith(PREFIX):
+        return download_model(path_or_name.removeprefix(PREFIX), where)
+    path = Path(path_or_name)
+    for candidate in (path / "model", path):
+        if (candidate / "config.json").is_file():
+            return candidate
+    problem = "there is no model here (no config.json)." if path.exists() else "there is no such folder."
+    raise ModelError(problem, where=where or path_or_name, hint="Name a model directory or hf:owner/name.")
+
+
+def load(path_or_name: str, dtype: str | None = None, device: str | None = None) -> LoadedModel:
+    """Open a model with its tokenizer.
+
+    Args:
+        path_or_name: a model directory, a stage's directory, or "hf:owner/name".
+        dtype: "fp32", "bf16" or "fp16"; by default as stored.
+        device: a torch device; by default CUDA where it is at hand, else the CPU.
+
+    Raises:
+        ModelError: no model there, of an unknown architecture, or damaged.
+        ArtifactError: no tokenizer beside it.
+        ConfigError: an unknown dtype.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise ConfigError(f"`{dtype}` is no dtype.", hint=f"Choose among {', '.join(_DTYPES)}.")
+    directory = model_directory(path_or_name)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(directory, dtype=None if dtype is None else _DTYPES[dtype], device=chosen)
+    return LoadedModel(model, Tokenizer.load(directory))
