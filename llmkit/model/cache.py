@@ -38,10 +38,10 @@ class Prefill:
         source: int64 [n], for each of them the row of the batch that it continues.
     """
 
-    mask = None
     causal = True
 
     def __init__(self, cache: KVCache, slots: Tensor, source: Tensor) -> None:
+        self.mask: Tensor | None = None
         self.cache, self.slots, self.source = cache, slots, source
 
     def extend(self, layer: int, key_BKLD: Tensor, value_BKLD: Tensor) -> tuple[Tensor, Tensor]:

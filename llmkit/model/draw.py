@@ -10,7 +10,7 @@ from torch import Tensor
 from llmkit.model.sampling import Sampling
 
 # First guess of how many tokens a nucleus holds; more are sorted only where it holds more.
-_NUCLEUS_GUESS = 128
+_NUCLEUS_GUESS = 64
 
 
 def uniforms(seed: int, key: int, sample: int, count: int) -> Tensor:
@@ -65,7 +65,7 @@ def _nucleus_candidates(probabilities_BV: Tensor, top_p: float) -> tuple[Tensor,
         sorted_BC, candidates_BC = probabilities_BV.topk(count, dim=-1)
         if count == vocabulary or bool((sorted_BC.sum(dim=-1) > top_p).all()):
             return sorted_BC, candidates_BC
-        count = min(8 * count, vocabulary)
+        count = min(4 * count, vocabulary)
 
 
 def _invert(probabilities_BC: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -236,7 +236,8 @@ class _Batch:
         cache = Prefill(self.cache, rows.to(self.device), source)
         hidden_BLW = self.model.hidden(input_ids, cache=cache)
         last_BW = hidden_BLW[torch.arange(len(prompts), device=self.device), ends]
-        return self.model.head(last_BW).float()[source]
+        logits_BV: Tensor = self.model.head(last_BW).float()
+        return logits_BV[source]
 
     def _step(self) -> list[tuple[int, Completion]]:
         """One token of every sequence at work."""

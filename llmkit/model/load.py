@@ -59,7 +59,8 @@ def load_model(
     target = torch.device(device or "cpu")
     for transfer in transfers:
         for name, tensor in _read(model, stored.family, transfer, tensors):
-            _set_parameter(model, name, tensor.to(device=target, dtype=chosen))
+            # A copy of its own: memory mapped from the file is aligned otherwise, and rounding depends on alignment.
+            _set_parameter(model, name, torch.empty(tensor.shape, dtype=chosen, device=target).copy_(tensor))
     for name in sorted(new):
         shape = model.get_parameter(name).shape
         _set_parameter(model, name, torch.empty(shape, dtype=chosen, device=target))
@@ -167,7 +168,7 @@ def _read(
         parts = [part.t() for part in parts]
     whole = parts[0] if len(parts) == 1 else torch.cat(parts)
     sizes = [model.get_parameter(name).shape[0] for name in transfer.ours]
-    return [(name, part.contiguous()) for name, part in zip(transfer.ours, whole.split(sizes), strict=True)]
+    return list(zip(transfer.ours, whole.split(sizes), strict=True))
 
 
 def _set_parameter(model: Transformer, name: str, tensor: Tensor) -> None:

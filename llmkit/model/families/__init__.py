@@ -23,7 +23,7 @@ def nearest_family(name: str) -> str:
 def family_of(settings: Mapping[str, Any], where: str) -> Family:
     """The family that a config.json belongs to; raises ModelError with the nearest known one."""
     name = settings.get("model_type")
-    if name in FAMILIES:
+    if isinstance(name, str) and name in FAMILIES:
         return FAMILIES[name]
     raise ModelError(
         f"unknown model family {name!r} (model_type)",

@@ -137,7 +137,7 @@ class Family:
             value = settings.get(key.theirs)
             if value is None and key.default is REQUIRED:
                 raise ModelError(f"{key.theirs} is missing", where=where)
-            values[key.ours] = key.default if value is None else value
+            values[key.ours] = key.default if value is None else self._typed(key, value, where)
         values["activation"] = self._read_activation(values["activation"], where)
         values.update(read_special_ids(settings))
         try:
@@ -150,8 +150,15 @@ class Family:
             name = ".".join(renamed.get(str(part), str(part)) for part in first["loc"])
             message = first["msg"].removeprefix("Value error, ")
             raise ModelError(f"{name}: {message}" if name else message, where=where) from None
-        except (TypeError, ValueError, KeyError) as error:
-            raise ModelError(f"a setting has the wrong type ({error})", where=where) from None
+        except ValueError as error:
+            raise ModelError(str(error), where=where) from None
+
+    def _typed(self, key: Key, value: Any, where: str) -> Any:
+        """The value, refused where a whole number is due and it is none: `read` may compute with it."""
+        whole = ModelConfig.model_fields[key.ours].annotation is int
+        if whole and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ModelError(f"{key.theirs}: {value!r} is no whole number", where=where)
+        return value
 
     def _read_activation(self, name: Any, where: str) -> str:
         if not isinstance(name, str) or name not in ACTIVATIONS:
@@ -196,6 +203,14 @@ class Family:
         covered = {name for transfer in found for name in transfer.ours}
         assert covered == wanted, f"weights without a name in family {self.name}: {sorted(covered ^ wanted)}"
         return found
+
+
+def width_of_heads(values: Mapping[str, Any]) -> int:
+    """The head width that splits the width evenly; raises ValueError where there is none."""
+    width, heads = values["width"], values["heads"]
+    if heads < 1 or width % heads:
+        raise ValueError(f"the number of heads ({heads}) does not divide the width ({width})")
+    return int(width // heads)
 
 
 def read_labels(settings: Mapping[str, Any], where: str) -> tuple[str, ...]:

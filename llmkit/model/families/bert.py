@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmkit.model.config import ModelConfig
-from llmkit.model.families.base import Family, Key, weights
+from llmkit.model.families.base import Family, Key, weights, width_of_heads
 
 
 def _read(settings: Mapping[str, Any], values: dict[str, Any]) -> None:
-    width, heads = int(values["width"]), int(values["heads"])
-    if heads < 1 or width % heads:
-        raise ValueError(f"num_attention_heads ({heads}) does not divide hidden_size ({width})")
-    values["kv_heads"], values["head_width"] = heads, width // heads
+    values["kv_heads"], values["head_width"] = values["heads"], width_of_heads(values)
     values["embedding_dropout"] = values["dropout"]
     if values["head_dropout"] is None:
         values["head_dropout"] = values["dropout"]

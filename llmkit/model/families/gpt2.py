@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmkit.model.config import ModelConfig
-from llmkit.model.families.base import Family, Key, Weight, weights
+from llmkit.model.families.base import Family, Key, Weight, weights, width_of_heads
 
 
 def _read(settings: Mapping[str, Any], values: dict[str, Any]) -> None:
-    width, heads = int(values["width"]), int(values["heads"])
-    if heads < 1 or width % heads:
-        raise ValueError(f"n_head ({heads}) does not divide n_embd ({width})")
-    values["kv_heads"], values["head_width"] = heads, width // heads
-    values["mlp_width"] = values["mlp_width"] or 4 * width
+    values["kv_heads"], values["head_width"] = values["heads"], width_of_heads(values)
+    values["mlp_width"] = values["mlp_width"] or 4 * values["width"]
 
 
 def _write(config: ModelConfig, settings: dict[str, Any]) -> None:

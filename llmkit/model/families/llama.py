@@ -6,32 +6,40 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmkit.model.config import ModelConfig
-from llmkit.model.families.base import Family, Key, weights
+from llmkit.model.families.base import Family, Key, weights, width_of_heads
 
 
 def _read(settings: Mapping[str, Any], values: dict[str, Any]) -> None:
     values["kv_heads"] = values["kv_heads"] or values["heads"]
-    values["head_width"] = values["head_width"] or int(values["width"]) // int(values["heads"])
-    attention_bias = bool(settings.get("attention_bias", False))
-    values["qkv_bias"] = values["output_bias"] = attention_bias
+    values["head_width"] = values["head_width"] or width_of_heads(values)
+    values["qkv_bias"] = values["output_bias"] = settings.get("attention_bias", False)
     # transformers 5 keeps theta and scaling in one table; earlier releases and most other tools have two keys.
-    scaling = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    values["rope_theta"] = scaling.get("rope_theta") or settings.get("rope_theta") or 10000.0
-    values["rope_scaling"] = _read_scaling(scaling)
+    name = "rope_parameters" if settings.get("rope_parameters") is not None else "rope_scaling"
+    scaling = settings.get(name) or {}
+    if not isinstance(scaling, dict):
+        raise ValueError(f"{name}: {scaling!r} is no table of settings")
+    theta = scaling.get("rope_theta", settings.get("rope_theta"))
+    values["rope_theta"] = 10000.0 if theta is None else theta
+    values["rope_scaling"] = _read_scaling(scaling, name)
 
 
-def _read_scaling(scaling: Mapping[str, Any]) -> dict[str, Any] | None:
+def _read_scaling(scaling: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return None
-    if kind not in ("linear", "llama3"):
-        raise ValueError(f"rotary scaling {kind!r} is not supported, only linear and llama3 are")
-    found = {"kind": kind, "factor": scaling["factor"]}
+    keys = {"factor": "factor"}
     if kind == "llama3":
-        found["low_freq_factor"] = scaling["low_freq_factor"]
-        found["high_freq_factor"] = scaling["high_freq_factor"]
-        found["original_context"] = scaling["original_max_position_embeddings"]
-    return found
+        keys |= {
+            "low_freq_factor": "low_freq_factor",
+            "high_freq_factor": "high_freq_factor",
+            "original_context": "original_max_position_embeddings",
+        }
+    elif kind != "linear":
+        raise ValueError(f"{name}: rotary scaling {kind!r} is not supported, only linear and llama3 are")
+    missing = [theirs for theirs in keys.values() if theirs not in scaling]
+    if missing:
+        raise ValueError(f"{name}: {', '.join(missing)} is missing")
+    return {"kind": kind, **{ours: scaling[theirs] for ours, theirs in keys.items()}}
 
 
 def _write(config: ModelConfig, settings: dict[str, Any]) -> None:

@@ -1,0 +1,171 @@
+"""The architecture: what is refused, and what it costs, against counts of the built model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmkit.model.config import ModelConfig, RopeScaling
+from llmkit.model.families import FAMILIES
+from llmkit.model.initialization import build
+from llmkit.model.spec import ModelSpec
+
+SHAPES: list[dict[str, Any]] = [
+    {"family": "llama", "layers": 2, "width": 64},
+    {"family": "llama", "layers": 3, "width": 48, "heads": 6, "kv_heads": 2, "mlp_width": 100, "tie_embeddings": False},
+    {"family": "llama", "layers": 1, "width": 32, "heads": 2, "head_width": 24},
+    {"family": "gpt2", "layers": 2, "width": 64, "context": 40},
+    {"family": "gpt2", "layers": 1, "width": 60, "heads": 3, "tie_embeddings": False, "mlp_width": 90},
+    {"family": "bert", "layers": 2, "width": 64, "context": 40},
+    {"family": "bert", "layers": 1, "width": 60, "heads": 3, "tie_embeddings": False, "mlp_width": 90},
+]
+
+
+def _variants() -> list[ModelConfig]:
+    configs: list[ModelConfig] = []
+    for shape in SHAPES:
+        config = ModelSpec(**shape).resolve(97, pad_id=0)
+        configs += [config, config.with_head("reward"), config.with_head("classification", ("a", "b", "c"))]
+    biased = configs[0].model_copy(update={"qkv_bias": True, "output_bias": True, "mlp_bias": True})
+    return [*configs, biased]
+
+
+@pytest.mark.parametrize("config", _variants(), ids=lambda config: f"{config.family}-{config.head}")
+def test_parameter_count_is_that_of_the_module(config: ModelConfig) -> None:
+    model = build(config, seed=0)
+    assert config.parameter_count() == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("config", _variants(), ids=lambda config: f"{config.family}-{config.head}")
+def test_flops_are_those_that_torch_counts(config: ModelConfig) -> None:
+    model, length = build(config, seed=0), 24
+    input_ids = torch.zeros((1, length), dtype=torch.int64)
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as forward:
+            scores = model(input_ids)
+        with FlopCounterMode(display=False) as backward:
+            scores.sum().backward()
+    assert config.flops_per_sequence(length, backward=False) == forward.get_total_flops()
+    assert config.flops_per_sequence(length) == forward.get_total_flops() + backward.get_total_flops()
+    assert config.flops_per_token(length) * length == config.flops_per_sequence(length)
+
+
+def test_flops_of_a_known_model() -> None:
+    """GPT-2 small: 6 x (85M in blocks + 38.6M in the tied projection) + 12 x 12 x 768 x 1024 for attention."""
+    config = ModelSpec(family="gpt2", layers=12, width=768).resolve(50257, pad_id=None)
+    assert config.parameter_count() == 124_439_808
+    matrices = 12 * (4 * 768**2 + 8 * 768**2) + 768 * 50257
+    assert config.flops_per_token(1024) == 6 * matrices + 12 * 12 * 768 * 1024
+    assert config.cache_bytes_per_token(2) == 2 * 12 * 768 * 2
+
+
+def test_parameters_of_published_models() -> None:
+    smol = ModelSpec(family="llama", layers=30, width=576, heads=9, kv_heads=3, mlp_width=1536)
+    assert smol.resolve(49152, pad_id=None).parameter_count() == 134_515_008
+    llama = ModelSpec(family="llama", layers=32, width=4096, heads=32, mlp_width=11008, tie_embeddings=False)
+    assert llama.resolve(32000, pad_id=None).parameter_count() == 6_738_415_616
+    bert = ModelSpec(family="bert", layers=12, width=768).resolve(30522, pad_id=0)
+    assert bert.parameter_count() == 109_514_298
+
+
+def test_defaults_of_each_family() -> None:
+    llama = ModelSpec(family="llama", layers=6, width=256).resolve(4096, pad_id=0)
+    assert (llama.heads, llama.kv_heads, llama.head_width, llama.mlp_width, llama.context) == (4, 4, 64, 704, 2048)
+    gpt2 = ModelSpec(family="gpt2", layers=6, width=96).resolve(4096, pad_id=0)
+    assert (gpt2.heads, gpt2.mlp_width, gpt2.context, gpt2.qkv_bias) == (3, 384, 1024, True)
+    bert = ModelSpec(family="bert", layers=6, width=256, dropout=0.1).resolve(4096, pad_id=0)
+    assert (bert.head, bert.causal, bert.token_types, bert.head_dropout) == ("masked-lm", False, 2, 0.1)
+
+
+REFUSED = [
+    ({"family": "lama"}, "family", "the nearest is llama"),
+    ({"family": "brt"}, "family", "the nearest is bert"),
+    ({"family": 7}, "family", "string"),
+    ({"heads": 7}, "heads", "7 heads do not divide width 256; the nearest that does is 8"),
+    ({"width": 250}, "heads", "give the number of heads"),
+    ({"heads": 8, "kv_heads": 3}, "kv_heads", "3 kv_heads do not divide 8 heads; the nearest is 2"),
+    ({"width": 33, "heads": 11}, "head_width", "head width of 3 is odd"),
+    ({"head_width": 7}, "head_width", "head width of 7 is odd"),
+    ({"family": "gpt2", "kv_heads": 2}, "kv_heads", "family gpt2 has no kv_heads"),
+    ({"family": "bert", "rope_theta": 5.0}, "rope_theta", "family bert has no rope_theta"),
+    ({"layers": 0}, "layers", "greater than or equal to 1"),
+    ({"dropout": 1.0}, "dropout", "less than 1"),
+    ({"rope_theta": float("nan")}, "rope_theta", "finite"),
+    ({"depth": 3}, "depth", "not permitted"),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "message"), REFUSED, ids=lambda value: str(value))
+def test_impossible_specs_are_refused_at_their_field(change: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelSpec.model_validate({"family": "llama", "layers": 2, "width": 256, **change})
+    (error,) = caught.value.errors()
+    assert error["loc"] == (field,)
+    assert message in error["msg"]
+
+
+def test_missing_fields_are_named_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelSpec.model_validate({"family": "llama"})
+    assert {error["loc"] for error in caught.value.errors()} == {("layers",), ("width",)}
+
+
+def test_special_ids_outside_the_vocabulary_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[50\] lie outside the vocabulary of 50"):
+        ModelSpec(family="llama", layers=1, width=32).resolve(50, pad_id=0, eos_ids=(50,))
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "labels", "message"),
+    [
+        ("bert", "causal-lm", (), "no causal-lm head"),
+        ("gpt2", "masked-lm", (), "no masked-lm head"),
+        ("gpt2", "classification", ("one",), "at least two labels"),
+        ("gpt2", "classification", ("one", "one"), "differ"),
+        ("llama", "reward", ("good",), "has no labels"),
+    ],
+)
+def test_impossible_heads_are_refused(family: str, head: Any, labels: tuple[str, ...], message: str) -> None:
+    config = ModelSpec(family=family, layers=1, width=32).resolve(50, pad_id=0)
+    with pytest.raises(ValueError, match=message):
+        config.with_head(head, labels)
+
+
+def test_llama3_scaling_needs_an_ordered_band() -> None:
+    with pytest.raises(ValidationError, match="below high_freq_factor"):
+        RopeScaling(kind="llama3", factor=2, low_freq_factor=4, high_freq_factor=4, original_context=16)
+
+
+@given(
+    width=st.integers(1, 300),
+    heads=st.none() | st.integers(1, 20),
+    kv_heads=st.none() | st.integers(1, 20),
+    head_width=st.none() | st.integers(1, 40),
+    family=st.sampled_from(sorted(FAMILIES)),
+)
+def test_what_a_spec_accepts_resolves(
+    width: int, heads: int | None, kv_heads: int | None, head_width: int | None, family: str
+) -> None:
+    try:
+        spec = ModelSpec(family=family, layers=1, width=width, heads=heads, kv_heads=kv_heads, head_width=head_width)
+    except ValidationError:
+        return
+    config = spec.resolve(10, pad_id=0)
+    assert ModelConfig.model_validate(config.model_dump()) == config
+
+
+def test_config_and_facts_load_without_torch() -> None:
+    code = (
+        "import sys, llmkit.model.spec, llmkit.model.facts, llmkit.model.sampling;"
+        "sys.exit(bool({'torch', 'numpy', 'safetensors'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
