@@ -1,0 +1,33 @@
+"""The repeated blocks of a model: where compilation cuts, and where the matrices are that Muon is for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """Members of the outermost `nn.ModuleList`s of a model, in order: its transformer blocks."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        found += list(child) if isinstance(child, nn.ModuleList) else repeated_blocks(child)
+    return found
+
+
+def compile_blocks(model: nn.Module) -> list[nn.Module]:
+    """Have torch compile each block when it is first called; names of parameters stay as they are.
+
+    Blocks share their code, so the first one's compilation serves all. A model without blocks is compiled whole.
+
+    Returns:
+        the compiled modules, for `uncompile`.
+    """
+    modules = repeated_blocks(model) or [model]
+    for module in modules:
+        module.compile()
+    return modules
+
+
+def uncompile(modules: list[nn.Module]) -> None:
+    """Undo `compile_blocks`."""
+    for module in modules:
+        module._compiled_call_impl = None

@@ -1,0 +1,106 @@
+"""Muon: momentum whose update is orthogonalised, for the matrices inside a transformer's blocks.
+
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; scaled to the size of AdamW's updates as
+in Liu et al. 2025, "Muon is scalable for LLM training".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+# Polar Express (Amsel et al. 2025): for each step the odd quintic that is best for the interval which the step before
+# it leaves of the singular values, starting from [1e-3, 1].
+COEFFICIENTS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
+# Rounding must not carry a singular value out of the interval that the coefficients hold for.
+SAFETY = 1.02
+RMS_OF_ADAMW = 0.2
+
+
+def orthogonalize(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The nearest semi-orthogonal matrix of each: U V^T of its singular value decomposition U S V^T, approximately.
+
+    Args:
+        matrices: [..., rows, columns].
+        dtype: dtype to compute in; by default that of the matrices.
+
+    Returns:
+        the same shape, in the dtype computed in. Singular values above a thousandth of the Frobenius norm come to
+        within an eighth of 1; those far below stay smaller.
+    """
+    x: Tensor = matrices if dtype is None else matrices.to(dtype)
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / (torch.linalg.vector_norm(x.float(), dim=(-2, -1), keepdim=True) * SAFETY + 1e-12).to(x.dtype)
+    for linear, cubic, quintic in COEFFICIENTS:
+        gram = x @ x.mT
+        polynomial = cubic * gram + quintic * (gram @ gram)
+        x = linear * x + polynomial @ x
+    return x if wide else x.mT
+
+
+class Muon(Optimizer):
+    """Nesterov momentum, orthogonalised, with decoupled weight decay.
+
+    For a matrix W of r rows and c columns with gradient G: M <- momentum M + (1 - momentum) G;
+    D = (1 - momentum) G + momentum M; W <- (1 - lr weight_decay) W - lr 0.2 sqrt(max(r, c)) UV^T(D).
+
+    Args:
+        params: matrices.
+        lr: learning rate.
+        momentum: decay of the momentum.
+        weight_decay: decoupled weight decay.
+        dtype: dtype of the orthogonalisation; by default that of the matrices.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient; matrices of one shape are orthogonalised together."""
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for members in by_shape.values():
+                self._update(members, group["lr"], group["momentum"], group["weight_decay"])
+
+    def _update(self, members: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        weights: list[Tensor] = list(members)
+        gradients = [parameter.grad for parameter in members if parameter.grad is not None]
+        averages = [self._momentum(parameter) for parameter in members]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        directions = torch.stack(torch._foreach_lerp(gradients, averages, momentum))
+        updates = orthogonalize(directions, self.dtype).to(members[0].dtype)
+        size = RMS_OF_ADAMW * max(members[0].shape) ** 0.5
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_add_(weights, list(updates.unbind()), alpha=-lr * size)
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        average: Tensor = state["momentum"]
+        return average
