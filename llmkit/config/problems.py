@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -44,18 +45,31 @@ def findings_of(error: ValidationError, data: Any, path: KeyPath) -> list[tuple[
 
 
 def _locate(details: ErrorDetails, data: Any) -> KeyPath:
-    path: list[str | int] = []
-    parts = details["loc"]
-    for position, part in enumerate(parts):
-        present = (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        )
-        if present:
-            data = data[part]
-            path.append(part)
-        elif position == len(parts) - 1 and details["type"] == "missing":
-            path.append(part)
-    return tuple(path)
+    """Where an error stands in `data`: its location without the union tags that pydantic puts between the keys."""
+    missing = details["type"] == "missing"
+    parts = details["loc"][:-1] if missing else details["loc"]
+    readings = list(_readings(parts, data))
+    # A tag may be spelt like a key beside it: what the error is about tells them apart.
+    path = next((path for path, value in readings if value is details["input"]), readings[0][0])
+    return (*path, details["loc"][-1]) if missing else path
+
+
+def _readings(parts: KeyPath, data: Any) -> Iterator[tuple[KeyPath, Any]]:
+    """Paths that a location may mean, with what stands there; the one with the fewest tags comes first."""
+    if not parts:
+        yield (), data
+        return
+    part, rest = parts[0], parts[1:]
+    below: list[Any] = []
+    if isinstance(data, dict) and part in data:
+        below = [data[part]]
+    elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        below = [data[part]]
+    for value_there in below:
+        for path, value in _readings(rest, value_there):
+            yield (part, *path), value
+    if not below or isinstance(part, str):
+        yield from _readings(rest, data)
 
 
 def _sentence(details: ErrorDetails) -> tuple[str, str | None]:
