@@ -173,28 +173,36 @@ def _dependency_order(stages: Mapping[str, StageConfig], source: Source) -> list
     return order
 
 
-def static_findings(experiment: Experiment, outside: Mapping[str, Facts]) -> list[tuple[str, Finding]]:
-    """What is wrong with a chain of stages before any of it has run.
+def chain_facts(experiment: Experiment, outside: Mapping[str, Facts]) -> dict[str, dict[str, Facts]]:
+    """Facts of every stage's inputs, by stage and dotted key, as they travel along the chain.
 
     Args:
         experiment: the parsed experiment.
         outside: facts of the inputs that are no stages, by the value written in the config.
-
-    Returns:
-        pairs of stage name and finding, in dependency order.
     """
     known: dict[str, Facts] = {}
-    found: list[tuple[str, Finding]] = []
+    found: dict[str, dict[str, Facts]] = {}
     for name, config in experiment.stages.items():
-        facts: dict[str, Facts] = {}
-        for needed in config.inputs():
-            given = known.get(needed.value) or outside.get(needed.value) or Facts("unknown")
-            facts[needed.key] = given
-            if given.kind != "unknown" and given.kind not in needed.kinds:
-                found.append((name, _wrong_kind(needed, given)))
-        if not any(stage == name for stage, _ in found):
-            found += [(name, finding) for finding in config.check(facts)]
+        facts = {
+            needed.key: known.get(needed.value) or outside.get(needed.value) or Facts("unknown")
+            for needed in config.inputs()
+        }
+        found[name] = facts
         known[name] = config.facts(facts)
+    return found
+
+
+def static_findings(experiment: Experiment, outside: Mapping[str, Facts]) -> list[tuple[str, Finding]]:
+    """What is wrong with a chain of stages before any of it has run: pairs of stage name and finding, in its order."""
+    found: list[tuple[str, Finding]] = []
+    for name, facts in chain_facts(experiment, outside).items():
+        config = experiment.stages[name]
+        wrong = [
+            _wrong_kind(needed, facts[needed.key])
+            for needed in config.inputs()
+            if facts[needed.key].kind not in ("unknown", *needed.kinds)
+        ]
+        found += [(name, finding) for finding in wrong or config.check(facts)]
     return found
 
 
