@@ -61,9 +61,9 @@ def _readings(parts: KeyPath, data: Any) -> Iterator[tuple[KeyPath, Any]]:
         return
     part, rest = parts[0], parts[1:]
     below: list[Any] = []
-    if isinstance(data, dict) and part in data:
-        below = [data[part]]
-    elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+    if (isinstance(data, dict) and part in data) or (
+        isinstance(data, list) and isinstance(part, int) and part < len(data)
+    ):
         below = [data[part]]
     for value_there in below:
         for path, value in _readings(rest, value_there):
