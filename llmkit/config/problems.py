@@ -72,6 +72,12 @@ def _readings(parts: KeyPath, data: Any) -> Iterator[tuple[KeyPath, Any]]:
         yield from _readings(rest, data)
 
 
+def _is_key(part: str | int, data: Any) -> bool:
+    if isinstance(data, list):
+        return isinstance(part, int) and part < len(data)
+    return isinstance(data, dict) and part in data
+
+
 def _sentence(details: ErrorDetails) -> tuple[str, str | None]:
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     shown = _shown(value)
