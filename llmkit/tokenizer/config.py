@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from llmkit.config.base import Facts, Finding, Input, StageConfig, nearest
+from llmkit.config.base import Facts, Finding, Input, StageConfig
 from llmkit.tokenizer.special import BPE_TOKENS, WORDPIECE_TOKENS
+from llmkit.tokenizer.templates import check_template_name, template_inputs
 
-BUILT_IN_TEMPLATES = ("chatml",)
 _BYTES = 256
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _ONLY_FOR = {"digits": "bpe", "chat_template": "bpe", "lowercase": "wordpiece"}
@@ -44,10 +44,7 @@ class TokenizerConfig(StageConfig):
 
     def inputs(self) -> list[Input]:
         """The documents, and the template where it is a file."""
-        inputs = [Input("data", self.data, ("documents",))]
-        if self.chat_template is not None and self.chat_template.endswith(".jinja"):
-            inputs.append(Input("chat_template", self.chat_template, ("file",)))
-        return inputs
+        return [Input("data", self.data, ("documents",)), *template_inputs("chat_template", self.chat_template)]
 
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """A tokenizer of at most the size asked for."""
@@ -67,22 +64,14 @@ class TokenizerConfig(StageConfig):
         yield from self._check_size()
         yield from self._check_special_tokens()
         for key, algorithm in _ONLY_FOR.items():
-            written = key in self.model_fields_set and getattr(self, key) is not None
-            if written and algorithm != self.algorithm:
+            changed = getattr(self, key) not in (None, type(self).model_fields[key].default)
+            if changed and algorithm != self.algorithm:
                 yield Finding(
                     f"`{key}` has no meaning for the algorithm {self.algorithm}; it belongs to {algorithm}.",
                     key=key,
                     hint="Remove the key.",
                 )
-        template = self.chat_template
-        if template is not None and not _is_template(template):
-            guess = nearest(template, BUILT_IN_TEMPLATES)
-            yield Finding(
-                f"`{template}` is no chat template.",
-                key="chat_template",
-                hint=(f"Did you mean `{guess}`? " if guess else "")
-                + "Built in: chatml. A file's name ends in .jinja; a template's text contains {{ or {%.",
-            )
+        yield from check_template_name("chat_template", self.chat_template)
 
     def _check_size(self) -> Iterator[Finding]:
         own = BPE_TOKENS if self.algorithm == "bpe" else WORDPIECE_TOKENS
@@ -107,7 +96,3 @@ class TokenizerConfig(StageConfig):
             if text in seen:
                 yield Finding(f"the special token {text!r} is there already.", key=key, hint="Remove it.")
             seen.add(text)
-
-
-def _is_template(value: str) -> bool:
-    return value in BUILT_IN_TEMPLATES or value.endswith(".jinja") or "{{" in value or "{%" in value

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from llmkit.errors import DataError, LLMKitError
 from llmkit.store.documents import Document, count_documents, read_documents, read_texts
 from llmkit.store.files import write_json_atomic
 from llmkit.store.stage import Context, Outcome
-from llmkit.tokenizer.config import BUILT_IN_TEMPLATES, TokenizerConfig
+from llmkit.tokenizer.config import TokenizerConfig
+from llmkit.tokenizer.templates import read_template
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.tokenizer.training import blank_bpe, bpe_settings, train_bpe, train_wordpiece, wordpiece_settings
 
@@ -83,14 +83,10 @@ def run(config: TokenizerConfig, context: Context) -> Outcome:
 
 def chat_template(config: TokenizerConfig, context: Context) -> str | None:
     """The text of the template that the settings name; None where there is none."""
-    value = config.chat_template
-    if config.algorithm == "wordpiece" or value is None:
+    if config.algorithm == "wordpiece" or config.chat_template is None:
         return None
-    if value in BUILT_IN_TEMPLATES:
-        return resources.files("llmkit.tokenizer").joinpath("templates", f"{value}.jinja").read_text(encoding="utf-8")
-    if value.endswith(".jinja"):
-        return context.inputs["chat_template"].path.read_text(encoding="utf-8")
-    return value
+    file = context.inputs.get("chat_template")
+    return read_template(config.chat_template, None if file is None else file.path)
 
 
 def _check_template(config: TokenizerConfig, template: str) -> list[Finding]:

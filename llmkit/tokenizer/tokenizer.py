@@ -107,6 +107,14 @@ class Tokenizer:
         write_text_atomic(directory / DEFINITION, self._backend.to_str(pretty=True))
         write_json_atomic(directory / SETTINGS, self._settings)
 
+    def with_chat_template(self, template: str) -> Tokenizer:
+        """The same tokenizer with another chat template.
+
+        Raises:
+            ConfigError: the chat template is no valid jinja2.
+        """
+        return Tokenizer(self._backend, {**self._settings, "chat_template": template})
+
     @cached_property
     def digest(self) -> str:
         """Sha256 of all that decides ids, roles and rendering."""

@@ -168,3 +168,10 @@ def test_tokenizers_that_put_a_space_before_text(tmp_path):
 def test_a_chat_needs_a_template(wordpiece):
     with pytest.raises(DataError, match="no chat template"):
         wordpiece.render_conversation([{"role": "user", "content": "x"}])
+
+
+def test_another_chat_template(chatml):
+    other = chatml.with_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert other.render([{"role": "user", "content": "x"}]) == "x"
+    assert chatml.chat_template == CHATML
+    assert other.encode(SAMPLES[2]) == chatml.encode(SAMPLES[2])

@@ -151,7 +151,7 @@ def test_numbers_are_split_into_groups_of_digits(context):
         ({"special_tokens": ["<|a|>", "word"]}, "special_tokens.1", "could be ordinary text"),
         ({"special_tokens": ["<|pad|>"]}, "special_tokens.0", "there already"),
         ({"chat_template": "chatmll"}, "chat_template", "`chatmll` is no chat template"),
-        ({"algorithm": "wordpiece", "chat_template": "chatml"}, "chat_template", "belongs to bpe"),
+        ({"algorithm": "wordpiece", "chat_template": "{{ a }}"}, "chat_template", "belongs to bpe"),
         ({"algorithm": "wordpiece", "digits": 1}, "digits", "belongs to bpe"),
         ({"lowercase": False}, "lowercase", "belongs to wordpiece"),
     ],
