@@ -1,4 +1,4 @@
-"""Where a chat template comes from: a built-in one by name, a file, or its text in the settings. Imports nothing heavy."""
+"""Where a chat template comes from: a built-in one by name, a file, or its text in the settings. No torch, no jinja2."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def read_template(value: str, file: Path | None) -> str:
         file: where the input of `template_inputs` was found, if there is one.
     """
     if value in BUILT_IN:
-        folder = resources.files("llmkit.tokenizer").joinpath("templates")
+        folder = resources.files("llmkit.tokenizer").joinpath("chat_templates")
         return folder.joinpath(f"{value}{_FILE}").read_text(encoding="utf-8")
     return value if file is None else file.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ TEXTS = [
     "你好，世界 🙂",
 ] * 2
 
-CHATML = resources.files("llmkit.tokenizer").joinpath("templates/chatml.jinja").read_text("utf-8")
+CHATML = resources.files("llmkit.tokenizer").joinpath("chat_templates/chatml.jinja").read_text("utf-8")
 CHATML_PLAIN = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
