@@ -73,8 +73,7 @@ class TextStream:
     def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
         self.decode = decode
         self.stops = stops
-        self.shown = 0
-        self.released = 0
+        self._released = 0
         self._held = ""
         self._context = 0
         self._read = 0
@@ -89,11 +88,10 @@ class TextStream:
         self._held += after[len(before) :]
         safe = len(self._held) - self._begun()
         text, self._held = self._held[:safe], self._held[safe:]
-        self.shown += len(text)
         if self._held:
             return text, []
-        tokens = token_ids[self.released :]
-        self.released = len(token_ids)
+        tokens = token_ids[self._released :]
+        self._released = len(token_ids)
         return text, tokens
 
     def _begun(self) -> int:

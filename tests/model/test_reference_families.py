@@ -11,10 +11,10 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from llmkit.model.initialization import build
 from llmkit.model.load import load_model
 from llmkit.model.save import export_tensors, save_model
 from llmkit.model.spec import ModelSpec
-from llmkit.model.initialization import build
 
 VOCABULARY, PAD, TOLERANCE = 61, 3, 1e-4
 
