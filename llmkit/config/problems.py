@@ -60,15 +60,11 @@ def _readings(parts: KeyPath, data: Any) -> Iterator[tuple[KeyPath, Any]]:
         yield (), data
         return
     part, rest = parts[0], parts[1:]
-    below: list[Any] = []
-    if (isinstance(data, dict) and part in data) or (
-        isinstance(data, list) and isinstance(part, int) and part < len(data)
-    ):
-        below = [data[part]]
-    for value_there in below:
-        for path, value in _readings(rest, value_there):
+    here = _is_key(part, data)
+    if here:
+        for path, value in _readings(rest, data[part]):
             yield (part, *path), value
-    if not below or isinstance(part, str):
+    if not here or isinstance(part, str):
         yield from _readings(rest, data)
 
 
