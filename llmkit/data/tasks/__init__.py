@@ -1,0 +1,1 @@
+"""Tasks whose rows are derived from what the installed Python documents about itself."""
