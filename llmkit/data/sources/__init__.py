@@ -1,0 +1,1 @@
+"""Where documents come from. A reader for each kind of source; `registry.open_reader` finds it."""

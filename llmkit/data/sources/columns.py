@@ -1,0 +1,62 @@
+"""Records that come as rows with named values: what JSONL, CSV, Parquet and `datasets` have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from llmkit.config.base import Finding, nearest
+from llmkit.data.config import Columns, CsvSource, DatasetSource, JsonlSource, ParquetSource
+from llmkit.data.sources.base import Broken, Record, make_record, readable_copy
+
+RowSource = JsonlSource | CsvSource | ParquetSource | DatasetSource
+
+
+def row_record(source: RowSource, row: Mapping[str, Any], path: str, place: str) -> Record:
+    """The document in a row.
+
+    Args:
+        source: settings of the source, which name the columns.
+        row: values by column.
+        path: file inside the source.
+        place: place of the row in the file ("line 7"), for messages and, behind a colon, for the document's path.
+    """
+    text = row.get(source.text)
+    if not isinstance(text, str):
+        found = "is empty" if text is None and source.text in row else "is not there"
+        problem = found if text is None else f"holds {type(text).__name__}, not text"
+        copy = readable_copy(as_text(dict(row)))
+        return Broken(source.label, path, f"{place}: the column `{source.text}` {problem}", copy)
+    names = [*source.metadata, *([source.id] if source.id else [])]
+    metadata = {name: as_text(row[name]) for name in names if row.get(name) is not None}
+    if source.id and source.id in metadata:
+        metadata["id"] = metadata.pop(source.id)
+    record = make_record(source, text, f"{path}:{place.rpartition(' ')[2]}", metadata)
+    return (
+        Broken(record.source, path, f"{place}: {record.detail}", record.text) if isinstance(record, Broken) else record
+    )
+
+
+def as_text(value: Any) -> str:
+    """A value as text: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def check_columns(columns: Columns, present: Iterable[str], place: str) -> Iterator[Finding]:
+    """A finding for each column that is named in the settings and is not there.
+
+    Args:
+        columns: the settings.
+        present: names of the columns that are there.
+        place: where they are, for the message.
+    """
+    known = list(present)
+    wanted = [("text", columns.text), *([("id", columns.id)] if columns.id else [])]
+    wanted += [(f"metadata.{index}", name) for index, name in enumerate(columns.metadata)]
+    for key, name in wanted:
+        if name not in known:
+            guess = nearest(name, known)
+            listed = f"Columns: {', '.join(known)}."
+            hint = f"Did you mean `{guess}`? {listed}" if guess else listed
+            yield Finding(f"{place} has no column `{name}`.", key=key, hint=hint)

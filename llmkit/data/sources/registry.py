@@ -1,0 +1,25 @@
+"""Which module reads which kind of source."""
+
+from __future__ import annotations
+
+import importlib
+
+from llmkit.data.config import SourceConfig
+from llmkit.data.sources.base import Reader
+
+_READERS = {
+    "python-docs": "llmkit.data.sources.python_docs:PythonDocsReader",
+    "text": "llmkit.data.sources.text:TextReader",
+    "jsonl": "llmkit.data.sources.jsonl:JsonlReader",
+    "csv": "llmkit.data.sources.csv:CsvReader",
+    "parquet": "llmkit.data.sources.parquet:ParquetReader",
+    "html": "llmkit.data.sources.html:HtmlReader",
+    "dataset": "llmkit.data.sources.dataset:DatasetReader",
+}
+
+
+def open_reader(source: SourceConfig) -> Reader:
+    """The reader of a source; a new kind of source is a settings class, a reader, and a row of the table above."""
+    module, _, name = _READERS[source.kind].partition(":")
+    reader: Reader = getattr(importlib.import_module(module), name)(source)
+    return reader
