@@ -197,10 +197,9 @@ class _Loop:
     def _step(self, step: int) -> None:
         """One optimizer step, and its numbers into the window."""
         began = time.monotonic()
-        seed_generators(self.context.seed, "step", step)
+        seed_generators(self.context.seed, "batches", step)
         batches = self.source.batches(step)
         waited = time.monotonic() - began
-        self.model.train()
         outputs = self._gradients(batches, step)
         loss, weight, norm = self._scale_gradients(outputs, step)
         rate = learning_rate(step, self.config)
@@ -222,22 +221,26 @@ class _Loop:
 
     def _gradients(self, batches: Sequence[Any], step: int) -> list[LossOutput]:
         """Add the gradients of all micro-batches up in the parameters."""
-        untested, self.untested = self.untested, []
+        compiled, self.untested = self.untested, []
         began = time.monotonic()
         try:
-            outputs = [self._backward(batch) for batch in batches]
+            outputs = self._passes(batches, step)
         except Exception as error:
-            if not untested:
+            if not compiled:
                 raise
-            uncompile(untested)
+            uncompile(compiled)
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             warn(f"torch.compile does not work here, training goes on without it ({first_line[:200]})")
             self.model.zero_grad(set_to_none=True)
-            seed_generators(self.context.seed, "step", step)
-            return [self._backward(batch) for batch in batches]
-        if untested:
+            return self._passes(batches, step)
+        if compiled:
             say(f"compiled in {format_seconds(time.monotonic() - began)}")
         return outputs
+
+    def _passes(self, batches: Sequence[Any], step: int) -> list[LossOutput]:
+        seed_generators(self.context.seed, "model", step)
+        self.model.train()
+        return [self._backward(batch) for batch in batches]
 
     def _backward(self, batch: Any) -> LossOutput:
         with self.engine.autocast():
