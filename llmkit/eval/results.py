@@ -1,0 +1,66 @@
+"""The files of an evaluation, and the table that people see. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmkit.console import format_cell
+from llmkit.store.files import write_json_atomic, write_text_atomic
+
+RESULTS = "results.json"
+SAMPLES = "samples.jsonl"
+
+
+def write_results(directory: Path, results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> None:
+    """Write `results.json` and `samples.jsonl`; equal contents give equal bytes."""
+    write_text_atomic(directory / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples))
+    write_json_atomic(directory / RESULTS, results)
+
+
+def results_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """A table of models against metrics, the best model of each row marked with `*`.
+
+    Args:
+        results: the contents of `results.json`.
+
+    Returns:
+        names of the columns (task, metric, each model, baseline) and rows of texts. A cell of a model is its figure; a
+        cell of the last column names the baselines. Columns that would be empty are left out.
+    """
+    models = list(results["models"])
+    rows: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for result in results["results"]:
+        rows.setdefault((result["task"], result["metric"]), {})[result["model"]] = result
+    baselines: dict[tuple[str, str], list[str]] = {}
+    for result in results["baselines"]:
+        cell = f"{format_cell(result['value'])} ({result['model']})"
+        baselines.setdefault((result["task"], result["metric"]), []).append(cell)
+    table = []
+    for key, by_model in rows.items():
+        best = best_model(list(by_model.values()))
+        cells = [_cell(by_model.get(model), marked=model == best) for model in models]
+        table.append([*key, *cells, "\n".join(baselines.get(key, []))])
+    columns = ["task", "metric", *models, "baseline"]
+    if not baselines:
+        columns, table = columns[:-1], [row[:-1] for row in table]
+    return columns, table
+
+
+def best_model(results: Sequence[Mapping[str, Any]]) -> str | None:
+    """The model with the best figure among several; None where there is no best one."""
+    better = results[0]["better"]
+    if better is None or len(results) < 2:
+        return None
+    choose = min if better == "lower" else max
+    best = choose(results, key=lambda result: result["value"])
+    ties = [result for result in results if result["value"] == best["value"]]
+    return str(best["model"]) if len(ties) == 1 else None
+
+
+def _cell(result: Mapping[str, Any] | None, *, marked: bool) -> str:
+    if result is None:
+        return ""
+    return format_cell(result["value"]) + ("*" if marked else "")

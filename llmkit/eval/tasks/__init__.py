@@ -1,0 +1,1 @@
+"""Tasks: what is asked of a model, what is recorded of each example, and which metrics come of the records."""

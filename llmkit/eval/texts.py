@@ -1,0 +1,97 @@
+"""Held-out text, from documents, token shards or plain files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from llmkit.data.examples import files_by_split
+from llmkit.data.shards import TokenShards
+from llmkit.data.sources.files import READ_ERRORS, open_bytes
+from llmkit.errors import DataError
+from llmkit.store.documents import document_id, read_documents
+from llmkit.store.stage import ResolvedInput
+from llmkit.tokenizer.tokenizer import Tokenizer
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and the digest that names it."""
+
+    id: str
+    text: str
+
+    @property
+    def bytes(self) -> int:
+        """Length in UTF-8."""
+        return len(self.text.encode())
+
+
+def held_out_texts(source: ResolvedInput, split: str, limit: int | None) -> list[Text]:
+    """The texts of one split that are more than white space.
+
+    Args:
+        source: documents; tokens of a tokenizer that loses nothing, which are turned back into text; or files of plain
+            text, each one text, of which only those named after the split are taken where a folder has such.
+        split: "train", "validation" or "test".
+        limit: take no more than this many.
+
+    Raises:
+        DataError: there is no text, or the tokens do not give back the text that they were made of.
+    """
+    if source.facts.kind == "documents":
+        found = [Text(document.id, document.text) for document in read_documents(source.path, (split,))]
+    elif source.facts.kind == "tokens":
+        found = [Text(document_id(text), text) for text in _decoded(source, split)]
+    else:
+        found = [Text(document_id(text), text) for text in _plain_files(source.path, split)]
+    texts = limited([text for text in found if text.text.strip()], limit, lambda text: text.id)
+    if not texts:
+        raise DataError(f"there is no text in the {split} split.", where=str(source.path))
+    return texts
+
+
+def limited(items: Sequence[Item], limit: int | None, key: Callable[[Item], str]) -> list[Item]:
+    """At most `limit` items, those with the lowest sha256 of their keys, in the order given."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    order = sorted(range(len(items)), key=lambda place: (hashlib.sha256(key(items[place]).encode()).digest(), place))
+    return [items[place] for place in sorted(order[:limit])]
+
+
+def _decoded(source: ResolvedInput, split: str) -> Iterator[str]:
+    tokenizer = Tokenizer.load(source.tokenizer_directory)
+    shards = TokenShards(source.path, split, tokenizer.digest)
+    size = 0
+    for index in range(shards.documents):
+        ids = shards.document(index).tolist()
+        if shards.separator is not None and ids and ids[-1] == shards.separator:
+            ids.pop()
+        text = tokenizer.decode(ids)
+        size += len(text.encode())
+        yield text
+    if size != shards.text_bytes:
+        raise DataError(
+            f"the tokens give back {size:,} bytes of the {shards.text_bytes:,} that they were made of.",
+            where=str(source.path),
+            hint="Their tokenizer does not keep all of a text; measure on the documents instead.",
+        )
+
+
+def _plain_files(path: Path, split: str) -> Iterator[str]:
+    parts = files_by_split(path)
+    if split not in parts and len(parts) > 1:
+        raise DataError(f"the folder has files named {', '.join(parts)} and none named {split}.", where=str(path))
+    for file in parts.get(split) or parts["train"]:
+        try:
+            with open_bytes(file) as stream:
+                yield stream.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"the file is not UTF-8 text ({error.reason}).", where=str(file)) from None
+        except READ_ERRORS as error:
+            raise DataError(f"the file cannot be read: {error}.", where=str(file)) from None
