@@ -1,0 +1,77 @@
+"""Both ways of computing attention against float64, written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from llmkit.model.attention import Visibility, attend
+
+
+def _written_out(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+    """Softmax attention in float64; `seen` is bool [B, L, S]."""
+    query, key, value = query.double(), key.double(), value.double()
+    group = query.shape[1] // key.shape[1]
+    rows = []
+    for head in range(query.shape[1]):
+        scores = query[:, head] @ key[:, head // group].transpose(1, 2) / math.sqrt(query.shape[-1])
+        rows.append(torch.softmax(scores.masked_fill(~seen, -math.inf), dim=-1) @ value[:, head // group])
+    return torch.stack(rows, dim=1)
+
+
+@pytest.mark.parametrize("length", [2, 60, 300], ids=lambda length: f"length{length}")
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("masking", ["causal", "padded", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_and_its_gradients(length: int, kv_heads: int, masking: str, dtype: torch.dtype) -> None:
+    """In bf16 the shorter sequences take the explicit path, the longest the flash kernel."""
+    batch, heads, width = 2, 4, 16
+    generator = torch.Generator().manual_seed(length)
+    shapes = [(batch, heads, length, width), (batch, kv_heads, length, width), (batch, kv_heads, length, width)]
+    exact = [torch.randn(shape, generator=generator).to(dtype).double().requires_grad_() for shape in shapes]
+    inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
+    gradient = torch.randn(shapes[0], generator=generator)
+    mask = torch.arange(length) < torch.tensor([[length], [(length + 1) // 2]])
+    seen = {
+        "causal": torch.ones(length, length, dtype=torch.bool).tril().expand(batch, -1, -1),
+        "padded": mask[:, None, :].expand(-1, length, -1),
+        "none": torch.ones(batch, length, length, dtype=torch.bool),
+    }[masking]
+    visibility = Visibility(masking == "causal", mask=mask[:, None, None, :] if masking == "padded" else None)
+
+    expected = _written_out(exact[0], exact[1], exact[2], seen)
+    actual = attend(inputs[0], inputs[1], inputs[2], visibility, 0.0)
+    assert actual.dtype == dtype
+    expected.backward(gradient.double())
+    actual.backward(gradient.to(dtype))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    assert (actual - expected).norm() < tolerance * expected.norm()
+    for one, two in zip(inputs, exact, strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
+        assert (one.grad - two.grad).norm() < tolerance * two.grad.norm()
+
+    with torch.no_grad():
+        assert torch.equal(attend(inputs[0], inputs[1], inputs[2], visibility, 0.0), actual)
+
+
+@pytest.mark.parametrize("length", [8, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_sees_nothing_stays_finite(length: int, dtype: torch.dtype) -> None:
+    query, key, value = torch.randn(3, 2, 2, length, 16).to(dtype).requires_grad_()
+    mask = torch.zeros(2, 1, 1, length, dtype=torch.bool)
+    mask[0] = True
+    mixed = attend(query, key, value, Visibility(False, mask=mask), 0.0)
+    mixed.sum().backward()
+    assert mixed.isfinite().all()
+
+
+def test_dropout_keeps_the_mean() -> None:
+    query, key, value = torch.randn(3, 1, 2, 64, 32).to(torch.bfloat16)
+    plain = attend(query, key, value, Visibility(False), 0.0).float()
+    dropped = torch.stack([attend(query, key, value, Visibility(False), 0.3).float() for _ in range(400)])
+    assert (dropped.mean(0) - plain).norm() < 0.1 * plain.norm()
+    assert (dropped[0] - plain).norm() > 0.1 * plain.norm()
