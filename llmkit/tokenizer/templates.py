@@ -1,4 +1,4 @@
-"""Where a chat template comes from: a built-in one by name, a file, or its text in the settings. No torch, no jinja2."""
+"""Where a chat template comes from: a built-in one by name, a file, or its text in the settings.."""
 
 from __future__ import annotations
 

@@ -1,0 +1,133 @@
+"""What fine-tuning minimises: cross-entropy of what the assistant says, or of the labels of texts.
+
+Shapes: B sequences, L tokens, N tokens that count, W width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmkit.finetune.batches import Indices, pad
+from llmkit.finetune.encoding import Sequences
+from llmkit.model.transformer import Transformer
+from llmkit.train.contract import LossOutput
+from llmkit.train.metrics import Window
+
+
+class ChatBatch(NamedTuple):
+    """Conversations without their last token, and the tokens to predict.
+
+    Args:
+        input_ids: int [B, L].
+        attention_mask: int [B, L], 1 at tokens that another one follows.
+        positions: where the tokens that count are predicted, as indices into [B * L], [N].
+        targets: these tokens, [N].
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    targets: Tensor
+
+
+class TextBatch(NamedTuple):
+    """Texts, [B, L] as above, and their labels [B]."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+def collate_chat(examples: Sequences, indices: Indices, pad_id: int) -> ChatBatch:
+    """A micro-batch of conversations."""
+    spans = [examples.span(int(index)) for index in indices]
+    ids, attention = pad([examples.tokens[span] for span in spans], pad_id)
+    counted, _ = pad([examples.targets[span].astype(np.int32) for span in spans], 0)
+    # What position t sees predicts the token at t + 1.
+    positions = np.flatnonzero(counted[:, 1:])
+    return ChatBatch(
+        torch.from_numpy(ids[:, :-1].copy()),
+        torch.from_numpy(attention[:, 1:].copy()),
+        torch.from_numpy(positions),
+        torch.from_numpy(ids[:, 1:].reshape(-1)[positions]),
+    )
+
+
+def collate_texts(examples: Sequences, indices: Indices, pad_id: int) -> TextBatch:
+    """A micro-batch of labelled texts."""
+    ids, attention = pad([examples.tokens[examples.span(int(index))] for index in indices], pad_id)
+    return TextBatch(torch.from_numpy(ids), torch.from_numpy(attention), torch.from_numpy(examples.targets[indices]))
+
+
+class ChatObjective:
+    """Cross-entropy of the next token, in nats, summed over what the assistant says; its weight is their number.
+
+    The output projection is computed at these tokens alone.
+    """
+
+    def loss(self, model: nn.Module, batch: ChatBatch) -> LossOutput:
+        """Loss of a micro-batch, with the share of tokens that the model would have chosen as `token_accuracy`."""
+        transformer = cast(Transformer, model)
+        input_ids, attention_mask, positions, targets = _on_device_of(model, batch)
+        hidden_BLW = transformer.hidden(input_ids, attention_mask)
+        logits_NV = _precise(transformer.head(hidden_BLW.flatten(0, 1).index_select(0, positions)))
+        right = (logits_NV.detach().argmax(-1) == targets).sum()
+        return LossOutput(
+            F.cross_entropy(logits_NV, targets, reduction="sum"),
+            len(targets),
+            {"token_accuracy": (right, len(targets))},
+            int(batch.attention_mask.sum()),
+        )
+
+
+class ClassificationObjective:
+    """Cross-entropy of the label, in nats, summed over texts; its weight is their number."""
+
+    def loss(self, model: nn.Module, batch: TextBatch) -> LossOutput:
+        """Loss of a micro-batch, with the share of texts classified rightly as `accuracy`."""
+        input_ids, attention_mask, labels = _on_device_of(model, batch)
+        logits = _precise(model(input_ids, attention_mask))
+        right = (logits.detach().argmax(-1) == labels).sum()
+        return LossOutput(
+            F.cross_entropy(logits, labels, reduction="sum"),
+            len(labels),
+            {"accuracy": (right, len(labels))},
+            int(batch.attention_mask.sum()),
+        )
+
+
+class _AnyObjective(Protocol):
+    def loss(self, model: nn.Module, batch: Any) -> LossOutput: ...
+
+
+def mean_loss(
+    objective: _AnyObjective, batches: Callable[[], Iterable[Any]]
+) -> Callable[[nn.Module], dict[str, float]]:
+    """A validation that gives the objective's loss and metrics, averaged over the units of all batches."""
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        window = Window()
+        for batch in batches():
+            output = objective.loss(model, batch)
+            window.add("loss", output.sum, output.weight)
+            for name, (total, weight) in output.metrics.items():
+                window.add(name, total, weight)
+        return window.averages()
+
+    return validate
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: the sum over the vocabulary needs it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _on_device_of(model: nn.Module, batch: Iterable[Tensor]) -> list[Tensor]:
+    device = next(model.parameters()).device
+    return [tensor.to(device, non_blocking=True) for tensor in batch]

@@ -1,0 +1,163 @@
+"""From settings and inputs to what is trained on: tokenizer, rows, labels, token sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from llmkit.console import say
+from llmkit.data.examples import Conversation, LabelledText, read_conversations, read_labels
+from llmkit.errors import ArtifactError, DataError
+from llmkit.finetune.config import FinetuneConfig
+from llmkit.finetune.encoding import Places, Sequences, encode_conversations, encode_texts
+from llmkit.store.stage import Context, ResolvedInput
+from llmkit.tokenizer.templates import read_template
+from llmkit.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split; one of the two lists is empty."""
+
+    name: str
+    conversations: Sequence[Conversation] = field(default_factory=list)
+    texts: Sequence[LabelledText] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.conversations) + len(self.texts)
+
+    def encode(
+        self,
+        tokenizer: Tokenizer,
+        config: FinetuneConfig,
+        max_length: int,
+        labels: Sequence[str],
+        numbers: Iterable[int] | None = None,
+    ) -> Sequences:
+        """The rows as token sequences.
+
+        Args:
+            tokenizer: of the model.
+            config: what happens to rows that are too long.
+            max_length: longest sequence in tokens.
+            labels: names of the classes (classification).
+            numbers: which rows; all by default.
+        """
+        chosen = range(len(self)) if numbers is None else numbers
+        place, overlong = Places(self.name), config.overlong_policy()
+        if config.task == "chat":
+            conversations = ((index, self.conversations[index]) for index in chosen)
+            return encode_conversations(conversations, tokenizer, max_length, overlong, place)
+        texts = ((index, self.texts[index]) for index in chosen)
+        return encode_texts(texts, labels, tokenizer, max_length, overlong, place)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training needs beside the model."""
+
+    tokenizer: Tokenizer
+    max_length: int
+    labels: tuple[str, ...]
+    train: Sequences
+    validation: Sequences
+
+
+def prepare(config: FinetuneConfig, context: Context) -> Prepared:
+    """Read and encode the data.
+
+    Raises:
+        DataError: a row is malformed or refused, or nothing is left to train on.
+        ArtifactError: the model has no tokenizer, or one that does not fit it.
+    """
+    tokenizer = open_tokenizer(config, context)
+    max_length = sequence_length(config, context.inputs["model"])
+    train, validation = read_rows(config, context, "train"), read_rows(config, context, "validation")
+    labels = choose_labels(train, context) if config.task == "classification" else ()
+    say(f"{context.name}: encoding {len(train) + len(validation):,} examples")
+    prepared = Prepared(
+        tokenizer,
+        max_length,
+        labels,
+        train.encode(tokenizer, config, max_length, labels),
+        validation.encode(tokenizer, config, max_length, labels),
+    )
+    if len(prepared.train) == 0:
+        raise DataError(
+            f"none of the {len(train):,} training examples is left to learn from: {describe_losses(prepared.train)}.",
+            where=context.place("data"),
+            hint=f"The longest has {prepared.train.counts.longest:,} tokens; raise `max_length`.",
+        )
+    return prepared
+
+
+def open_tokenizer(config: FinetuneConfig, context: Context) -> Tokenizer:
+    """The model's tokenizer, with the chat template that the settings name, where they name one.
+
+    Raises:
+        ArtifactError: there is none, or it has more tokens than the model.
+    """
+    model = context.inputs["model"]
+    tokenizer = Tokenizer.load(model.tokenizer_directory)
+    known = model.facts.get("vocab_size")
+    if known is not None and tokenizer.vocab_size > known:
+        raise ArtifactError(
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model knows {known:,}.",
+            where=str(model.tokenizer_directory),
+            hint="The tokenizer belongs to another model.",
+        )
+    if config.chat_template is None:
+        return tokenizer
+    file = context.inputs.get("chat_template")
+    return tokenizer.with_chat_template(read_template(config.chat_template, None if file is None else file.path))
+
+
+def sequence_length(config: FinetuneConfig, model: ResolvedInput) -> int:
+    """Longest sequence in tokens: as set, and no longer than the model's context."""
+    context = int(model.facts.get("context"))
+    return context if config.max_length is None else min(config.max_length, context)
+
+
+def read_rows(config: FinetuneConfig, context: Context, split: str) -> Rows:
+    """The rows of a split.
+
+    Raises:
+        DataError: a row is malformed; the message names it.
+    """
+    data = context.inputs["data"]
+    name = f"{data.path / split}.jsonl" if data.artifact is not None else f"{data.path} ({split} split)"
+    if config.task == "chat":
+        return Rows(name, conversations=read_conversations(data, split))
+    if data.artifact is not None:
+        return Rows(name, texts=read_labels(data, split))
+    return Rows(name, texts=read_labels(data, split, text=config.text_column, label=config.label_column))
+
+
+def choose_labels(train: Rows, context: Context) -> tuple[str, ...]:
+    """Names of the classes: those of the model's own classifier where it knows all that the data have, so that it is
+    trained on; otherwise those of the data, numbers by size and names by alphabet.
+
+    Raises:
+        DataError: fewer than two classes.
+    """
+    found = {text.label for text in train.texts} | set(context.inputs["data"].facts.get("labels") or ())
+    model = context.inputs["model"].facts if "model" in context.inputs else None
+    known = list(model.get("labels") or ()) if model is not None and model.get("head") == "classification" else []
+    if found and found <= set(known):
+        return tuple(known)
+    if len(found) < 2:
+        raise DataError(
+            f"the training examples have {len(found)} label, and at least two are needed.", where=context.place("data")
+        )
+    numeric = all(label.isdecimal() for label in found)
+    return tuple(sorted(found, key=lambda label: (int(label) if numeric else 0, label)))
+
+
+def describe_losses(examples: Sequences) -> str:
+    """ "3 too long, 1 with nothing left to learn after cutting" """
+    counts = examples.counts
+    reasons = {
+        "too long": counts.dropped_overlong,
+        "with nothing left to learn after cutting": counts.dropped_without_target,
+    }
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count) or "there are none"

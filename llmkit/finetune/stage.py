@@ -1,0 +1,250 @@
+"""The fine-tuning stage: encode the data, attach the head, train, save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmkit.config.base import Facts, Finding
+from llmkit.console import say, warn
+from llmkit.errors import ConfigError, DataError, LLMKitError
+from llmkit.finetune.batches import BucketedBatches, Indices, evaluation_indices
+from llmkit.finetune.config import FinetuneConfig
+from llmkit.finetune.encoding import Sequences
+from llmkit.finetune.objectives import (
+    ChatBatch,
+    ChatObjective,
+    ClassificationObjective,
+    TextBatch,
+    collate_chat,
+    collate_texts,
+    mean_loss,
+)
+from llmkit.finetune.prepare import (
+    Prepared,
+    Rows,
+    choose_labels,
+    describe_losses,
+    open_tokenizer,
+    prepare,
+    read_rows,
+    sequence_length,
+)
+from llmkit.model.facts import read_model_facts
+from llmkit.model.load import load_model
+from llmkit.model.save import save_model
+from llmkit.model.transformer import Transformer
+from llmkit.store.files import write_json_atomic
+from llmkit.store.stage import Context, Outcome, Plan
+from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.config import TrainConfig
+from llmkit.train.loop import train
+
+REPORT = "report.json"
+CHECKED_ROWS = 200
+"""Rows that `check` encodes."""
+_PROBE = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello yourself"})
+
+
+def run(config: FinetuneConfig, context: Context) -> Outcome:
+    """Train on the examples; the model and its tokenizer go to `model/`, counts of the examples to `report.json`."""
+    prepared = prepare(config, context)
+    model = _open_model(config, context, prepared)
+    pad_id = prepared.tokenizer.pad_id or 0
+    objective = ChatObjective() if config.task == "chat" else ClassificationObjective()
+
+    def collate(examples: Sequences, indices: Indices) -> ChatBatch | TextBatch:
+        return (collate_chat if config.task == "chat" else collate_texts)(examples, indices, pad_id)
+
+    source = BucketedBatches(
+        prepared.train.lengths,
+        lambda indices: collate(prepared.train, indices),
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch,
+        seed=context.seed,
+    )
+    resolved = config.with_steps(config.steps_for(source.steps_per_epoch))
+    for finding in TrainConfig.check(resolved, {}):
+        raise ConfigError(finding.message, where=context.place(finding.key), hint=finding.hint)
+    epochs = resolved.steps / source.steps_per_epoch
+    _report(prepared, context, resolved.steps, epochs)
+    held_out = evaluation_indices(
+        prepared.validation.lengths, batch_size=config.micro_batch, batches=_validation_batches(config)
+    )
+    validation = mean_loss(objective, lambda: (collate(prepared.validation, indices) for indices in held_out))
+
+    def save(path: Path) -> None:
+        save_model(model, path)
+        prepared.tokenizer.save(path)
+
+    counts = prepared.train.counts
+    result = train(
+        model=model,
+        objective=objective,
+        source=source,
+        config=resolved,
+        context=context,
+        save=save,
+        validation=validation if held_out else None,
+        flops_per_token=model.config.flops_per_token(max(1, counts.tokens // counts.kept)),
+    )
+    facts = {
+        **read_model_facts(context.directory / "model"),
+        "chat_template": prepared.tokenizer.chat_template is not None,
+    }
+    summary = {"examples": counts.kept, "dropped": counts.dropped(), "epochs": epochs, **result.summary}
+    return Outcome(["model/*"], Facts("model", facts), summary)
+
+
+def _validation_batches(config: FinetuneConfig) -> int:
+    return -(-config.evaluate_batches * config.batch_size // config.micro_batch)
+
+
+def _open_model(config: FinetuneConfig, context: Context, prepared: Prepared) -> Transformer:
+    """The model under the task's head, in float32, with the ids in its config that end a turn and pad."""
+    directory, tokenizer = context.inputs["model"].model_directory, prepared.tokenizer
+    if config.task == "chat":
+        model = load_model(directory, head="causal-lm", dtype=torch.float32, seed=context.seed)
+    else:
+        model = load_model(
+            directory, head="classification", labels=prepared.labels, dtype=torch.float32, seed=context.seed
+        )
+    if model.new_parameters:
+        say(f"{context.name}: new in this model: {', '.join(model.new_parameters)}")
+    settings: dict[str, Any] = {}
+    if model.config.pad_id is None:
+        settings["pad_id"] = tokenizer.pad_id
+    end = tokenizer.end_of_turn_id
+    if config.task == "chat" and end is not None:
+        settings["eos_ids"] = tuple(dict.fromkeys([end, *model.config.eos_ids]))
+    model.config = model.config.model_copy(update=settings)
+    return model
+
+
+def _report(prepared: Prepared, context: Context, steps: int, epochs: float) -> None:
+    splits = {"train": prepared.train, "validation": prepared.validation}
+    report = {
+        "max_length": prepared.max_length,
+        "labels": list(prepared.labels),
+        "steps": steps,
+        "epochs": epochs,
+        "splits": {name: examples.counts.row() for name, examples in splits.items()},
+    }
+    write_json_atomic(context.directory / REPORT, report)
+    counts = prepared.train.counts
+    say(
+        f"{context.name}: {counts.kept:,} examples, {counts.tokens:,} tokens, of which {counts.targets:,} are learned; "
+        f"{steps:,} steps are {epochs:.3g} epochs"
+    )
+    for name, examples in splits.items():
+        if examples.counts.dropped():
+            dropped = f"{examples.counts.dropped():,} of the {examples.counts.rows:,} {name} examples"
+            warn(f"{context.name}: {dropped} are left out: {describe_losses(examples)}")
+    if not len(prepared.validation):
+        warn(f"{context.name}: there are no validation examples, so the loss on held-out data is not measured")
+
+
+def check(config: FinetuneConfig, context: Context) -> list[Finding]:
+    """Open tokenizer and data, encode some of the rows, and tell what would be left out."""
+    found: list[Finding] = []
+    tokenizer: Tokenizer | None = None
+    rows: Rows | None = None
+    if "model" in context.inputs and ("chat_template" in context.inputs or not _template_is_file(config)):
+        try:
+            tokenizer = open_tokenizer(config, context)
+            found += _check_template(config, tokenizer)
+        except LLMKitError as error:
+            found.append(_finding("model" if config.chat_template is None else "chat_template", error))
+    if "data" in context.inputs:
+        try:
+            rows = read_rows(config, context, "train")
+            found += _check_rows(config, context, rows)
+        except LLMKitError as error:
+            found.append(_finding("data", error))
+    if rows and tokenizer is not None and not any(finding.severity == "error" for finding in found):
+        try:
+            found += _check_encoding(config, context, tokenizer, rows)
+        except LLMKitError as error:
+            found.append(_finding("data", error))
+    return found
+
+
+def _template_is_file(config: FinetuneConfig) -> bool:
+    return any(needed.key == "chat_template" for needed in config.inputs())
+
+
+def _finding(key: str, error: LLMKitError) -> Finding:
+    return Finding(f"{error.where}: {error.message}" if error.where else error.message, key=key, hint=error.hint)
+
+
+def _check_template(config: FinetuneConfig, tokenizer: Tokenizer) -> list[Finding]:
+    if config.task != "chat":
+        return []
+    key = "model" if config.chat_template is None else "chat_template"
+    try:
+        ids, mask = tokenizer.render_conversation(_PROBE)
+    except DataError as error:
+        return [Finding(error.message, key=key, hint=error.hint)]
+    if any(token in tokenizer.special_ids for token, said in zip(ids, mask, strict=True) if said):
+        return []
+    return [
+        Finding(
+            "in the chat template the assistant ends its turn with no special token of the tokenizer, so the model "
+            "does not learn when to stop.",
+            key=key,
+            hint="End the assistant's turns with {{ eos_token }}, inside the generation block if there is one.",
+            severity="warning",
+        )
+    ]
+
+
+def _check_rows(config: FinetuneConfig, context: Context, rows: Rows) -> list[Finding]:
+    if not len(rows):
+        return [Finding("there are no training examples.", key="data")]
+    if config.task == "classification":
+        labels = choose_labels(rows, context)
+        held_out = read_rows(config, context, "validation")
+        unknown = sorted({text.label for text in held_out.texts} - set(labels))
+        if unknown:
+            return [Finding(f"the label {unknown[0]!r} occurs in the validation split alone.", key="data")]
+    steps = -(-len(rows) // config.batch_size)
+    return list(TrainConfig.check(config.with_steps(config.steps_for(steps)), {}))
+
+
+def _check_encoding(config: FinetuneConfig, context: Context, tokenizer: Tokenizer, rows: Rows) -> list[Finding]:
+    """Encode rows from all over the split; more is left out later where more is too long."""
+    max_length = sequence_length(config, context.inputs["model"])
+    labels = choose_labels(rows, context) if config.task == "classification" else ()
+    numbers = sorted({len(rows) * index // CHECKED_ROWS for index in range(CHECKED_ROWS)})
+    examples = rows.encode(tokenizer, config, max_length, labels, numbers)
+    counts = examples.counts
+    seen = f"the {counts.rows:,} rows looked at, out of {len(rows):,},"
+    hint = f"The longest of them has {counts.longest:,} tokens, and {max_length:,} are used."
+    if not counts.kept:
+        return [Finding(f"none of {seen} can be learned from: {describe_losses(examples)}.", key="data", hint=hint)]
+    warnings = []
+    if counts.dropped():
+        message = f"{counts.dropped():,} of {seen} would be left out: {describe_losses(examples)}."
+        warnings.append(Finding(message, key="max_length", hint=hint, severity="warning"))
+    if counts.truncated:
+        message = f"{counts.truncated:,} of {seen} would be cut at the end."
+        warnings.append(Finding(message, key="max_length", hint=hint, severity="warning"))
+    return warnings
+
+
+def plan(config: FinetuneConfig, inputs: Mapping[str, Facts]) -> Plan:
+    """What can be known before the data are opened: parameters and their memory, and tokens where steps are set."""
+    parameters = inputs["model"].get("parameters")
+    context = inputs["model"].get("context")
+    if parameters is None:
+        return Plan(notes=["the size of the model is not known before it is there"])
+    memory = {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": 8 * parameters}
+    longest = config.max_length or context
+    if not config.steps or longest is None:
+        return Plan(parameters, memory_bytes=memory, notes=["the number of steps follows from the data"])
+    tokens = config.steps * config.batch_size * longest
+    notes = ["tokens are reckoned as if every example were as long as it may be"]
+    return Plan(parameters, tokens, 6.0 * parameters * tokens, memory, notes)
