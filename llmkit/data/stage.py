@@ -14,8 +14,9 @@ from llmkit.data.cleaning.pipeline import Cleaning, DroppedDocument, cleaning_st
 from llmkit.data.config import DataConfig, SourceConfig
 from llmkit.data.sources.registry import open_reader
 from llmkit.errors import DataError
+from llmkit.store.attempts import start_over
 from llmkit.store.documents import COLUMNS, DOCUMENTS, Document, DocumentWriter, ParquetFiles, document_row
-from llmkit.store.files import remove_tree, write_json_atomic
+from llmkit.store.files import write_json_atomic
 from llmkit.store.splits import SPLITS, Split, Splits, split_of
 from llmkit.store.stage import Context, Outcome
 
@@ -40,9 +41,7 @@ def run(config: DataConfig, context: Context) -> Outcome:
         DataError: a source breaks off in a way that leaves unknown what is missing, or nothing is left for training.
     """
     started = time.monotonic()
-    # Half-written files of an interrupted attempt.
-    remove_tree(context.directory / DOCUMENTS)
-    remove_tree(context.directory / DROPPED)
+    start_over(context.directory)
     cleaning = Cleaning(cleaning_steps(config.cleaning))
     sizes = dict.fromkeys(SPLITS, 0)
     with (

@@ -11,8 +11,9 @@ from llmkit.config.base import Facts, Finding
 from llmkit.console import Progress, progress
 from llmkit.data.shards import ShardWriter
 from llmkit.data.tokens_config import TokensConfig
+from llmkit.store.attempts import start_over
 from llmkit.store.documents import Document, count_documents, read_documents
-from llmkit.store.files import remove_tree, write_json_atomic
+from llmkit.store.files import write_json_atomic
 from llmkit.store.splits import SPLITS
 from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.tokenizer import Tokenizer
@@ -49,6 +50,7 @@ def run(config: TokensConfig, context: Context) -> Outcome:
     documents directly behind one another; the loader adds [CLS] and [SEP] to windows.
     """
     started = time.monotonic()
+    start_over(context.directory)
     documents = context.inputs["data"].path
     tokenizer = Tokenizer.load(context.inputs["tokenizer"].tokenizer_directory)
     tokenizer.save(context.directory / TOKENIZER)
@@ -56,8 +58,6 @@ def run(config: TokensConfig, context: Context) -> Outcome:
     report: dict[str, Any] = {"splits": {}, "sources": {}}
     with progress(f"{context.name}: documents", total=sum(counts.values())) as bar:
         for split in SPLITS:
-            # What an interrupted attempt left.
-            remove_tree(context.directory / split)
             if counts[split]:
                 place = context.directory / split
                 with ShardWriter(place, describe(tokenizer), tokenizer.eos_id, config.shard_tokens) as writer:

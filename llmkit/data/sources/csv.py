@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from llmkit.config.base import Finding
 from llmkit.data.config import CsvSource
@@ -38,14 +39,13 @@ class CsvReader:
     def read(self) -> Iterator[Record]:
         """A record for each row that is not blank."""
         for file in find_files(self._config.files, _ENDINGS):
-            names: list[str] | None = None
-            for row in self._rows(file):
-                if isinstance(row, Broken):
-                    yield row
-                elif names is None:
-                    names = row[1]
-                else:
-                    yield self._record(file, names, *row)
+            rows = self._rows(file)
+            names = next(rows, None)
+            if isinstance(names, Broken):
+                yield replace(names, detail=f"the file's first row, with the names, cannot be read: {names.detail}")
+            elif names is not None:
+                for row in rows:
+                    yield row if isinstance(row, Broken) else self._record(file, names[1], *row)
 
     def _record(self, file: SourceFile, names: Sequence[str], line: int, cells: Sequence[str]) -> Record:
         place = f"line {line}"

@@ -13,6 +13,7 @@ from llmkit.data.python_objects import (
     PythonModule,
     PythonObject,
     compiled_objects,
+    library_folder,
     module_objects,
     python_modules,
     topics,
@@ -32,7 +33,12 @@ class PythonDocsReader:
         self._config = config
 
     def check(self) -> Iterator[Finding]:
-        """Names to leave out that are no modules."""
+        """Parts that this Python comes without, and names to leave out that are no modules."""
+        missing = {"reference": not topics(), "source": not (library_folder() / "abc.py").is_file()}
+        for index, part in enumerate(self._config.parts):
+            if missing.get(part):
+                remedy = "Leave it out, or use a Python that is installed with its library and documentation as files."
+                yield Finding(f"the running Python does not carry its `{part}`.", key=f"parts.{index}", hint=remedy)
         for index, pattern in enumerate(self._config.exclude):
             package = pattern.partition(".")[0]
             if not any(fnmatchcase(name, package) for name in sys.stdlib_module_names):

@@ -75,6 +75,14 @@ def test_broken_rows_of_csv(tmp_path: Path, row: bytes, problem: str) -> None:
     assert problem in broken.detail
 
 
+def test_a_table_whose_names_cannot_be_read_is_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text\xff\nnot a name\none\n")
+    (tmp_path / "b.csv").write_bytes(b"text\nfine\n")
+    kept, (broken,) = read("csv", tmp_path)
+    assert kept == ["fine"]
+    assert "the file's first row, with the names, cannot be read: line 1" in broken.detail
+
+
 def test_a_quote_that_never_ends(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text\nbefore\n"opened\nand\nnever closed\n')
     kept, (broken,) = read("csv", tmp_path)

@@ -96,6 +96,14 @@ def test_names_to_leave_out_that_are_no_modules_are_findings() -> None:
     assert findings[0].hint == "Did you mean `asyncio`?"
 
 
+def test_a_python_without_its_documentation_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(PythonDocsReader(PythonDocsSource()).check()) == []
+    monkeypatch.setattr(python_docs, "topics", dict)
+    monkeypatch.setattr(python_docs, "library_folder", lambda: tmp_path)
+    found = list(PythonDocsReader(PythonDocsSource(parts=["source", "reference"])).check())
+    assert [finding.key for finding in found] == ["parts.0", "parts.1"]
+
+
 def test_this_python_has_what_is_wanted() -> None:
     wanted = {"reference/assert": "assert_stmt ::=", "docstrings/abc.ABC": "abc.ABC\n\nHelper class that"}
     for record in PythonDocsReader(PythonDocsSource(parts=["reference", "docstrings"])).read():
