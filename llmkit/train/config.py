@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from importlib.util import find_spec
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -59,6 +60,18 @@ class WandbConfig(Config):
 
 class TrainConfig(StageConfig):
     """Settings of every stage that trains a model."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {
+            "evaluate_every",
+            "evaluate_batches",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+            "wandb",
+            "tensorboard",
+        }
+    )
 
     steps: int = Field(default=1000, ge=1)
     """Optimizer steps."""
@@ -133,6 +146,7 @@ class TrainConfig(StageConfig):
                 hint=f"Take one of: {_divisors(self.batch_size)}.",
             )
         yield from self._check_schedule()
+        yield from self._check_trackers()
         written = self.optimizer.model_fields_set
         if self.optimizer.name != "muon" and "momentum" in written:
             yield Finding(
@@ -167,6 +181,16 @@ class TrainConfig(StageConfig):
                 "a constant learning rate has no final_fraction.",
                 key="schedule.final_fraction",
                 hint="Remove it, or choose another schedule.",
+            )
+
+    def _check_trackers(self) -> Iterator[Finding]:
+        if self.wandb is not None and find_spec("wandb") is None:
+            yield Finding("the package wandb is not installed.", key="wandb", hint="Install it: pip install wandb.")
+        if self.tensorboard and find_spec("tensorboard") is None:
+            yield Finding(
+                "the package tensorboard is not installed.",
+                key="tensorboard",
+                hint="Install the extra: pip install 'llmkit[tensorboard]'.",
             )
 
 

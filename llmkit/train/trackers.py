@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llmkit.config.base import Finding
 from llmkit.errors import LLMKitError
 from llmkit.store.files import write_text_atomic
 from llmkit.store.stage import Context
@@ -70,31 +68,13 @@ class TensorBoardTracker:
 
 
 def open_trackers(config: TrainConfig, context: Context, step: int) -> list[Tracker]:
-    """The trackers that the settings ask for; `check_trackers` has found them installed."""
+    """The trackers that the settings ask for."""
     trackers: list[Tracker] = []
     if config.wandb is not None:
         trackers.append(WandbTracker(config, context, _wandb_run_id(context.directory)))
     if config.tensorboard:
         trackers.append(TensorBoardTracker(context.directory, step))
     return trackers
-
-
-def check_trackers(config: TrainConfig) -> list[Finding]:
-    """Packages that the settings need and that are not installed."""
-    findings = []
-    if config.wandb is not None and find_spec("wandb") is None:
-        findings.append(
-            Finding("the package wandb is not installed.", key="wandb", hint="Install it: pip install wandb.")
-        )
-    if config.tensorboard and find_spec("tensorboard") is None:
-        findings.append(
-            Finding(
-                "the package tensorboard is not installed.",
-                key="tensorboard",
-                hint="Install the extra: pip install 'llmkit[tensorboard]'.",
-            )
-        )
-    return findings
 
 
 def _wandb_run_id(directory: Path) -> str:
