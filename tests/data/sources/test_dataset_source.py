@@ -16,9 +16,13 @@ from llmkit.errors import DataError
 ROWS = [{"body": f"Text {number}", "page": number} for number in range(7)]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "set").mkdir()
     pq.write_table(pa.Table.from_pylist(ROWS[:4]), tmp_path / "set/train-00000.parquet")
     pq.write_table(pa.Table.from_pylist(ROWS[4:6]), tmp_path / "set/train-00001.parquet")
@@ -43,8 +47,9 @@ def test_a_local_folder_of_parquet(folder: Path, streaming: bool) -> None:
 
 
 def test_a_local_folder_of_jsonl(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n{"body": null}\n{"body": "three"}\n')
-    one, broken, three = reader(dataset=str(tmp_path)).read()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.jsonl").write_text('{"body": "one"}\n{"body": null}\n{"body": "three"}\n')
+    one, broken, three = reader(dataset=str(tmp_path / "set")).read()
     assert (one.text, three.text) == ("one", "three")
     assert isinstance(broken, Broken)
     assert broken.detail == "row 2: the column `body` is empty"
