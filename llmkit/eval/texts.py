@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llmkit.data.examples import files_by_split
 from llmkit.data.shards import TokenShards
-from llmkit.data.sources.files import READ_ERRORS, open_bytes
+from llmkit.data.sources.files import READ_ERRORS, find_files, open_bytes
 from llmkit.errors import DataError
 from llmkit.store.documents import document_id, read_documents
+from llmkit.store.splits import SPLITS
 from llmkit.store.stage import ResolvedInput
 from llmkit.tokenizer.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
+_ENDINGS = (".txt", ".text", ".md", ".markdown", ".rst")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def held_out_texts(source: ResolvedInput, split: str, limit: int | None) -> list
 
     Args:
         source: documents; tokens of a tokenizer that loses nothing, which are turned back into text; or files of plain
-            text, each one text, of which only those named after the split are taken where a folder has such.
+            text, each one text; of a folder in which files are named after splits (`test.txt`), those of this split.
         split: "train", "validation" or "test".
         limit: take no more than this many.
 
@@ -84,10 +85,14 @@ def _decoded(source: ResolvedInput, split: str) -> Iterator[str]:
 
 
 def _plain_files(path: Path, split: str) -> Iterator[str]:
-    parts = files_by_split(path)
-    if split not in parts and len(parts) > 1:
-        raise DataError(f"the folder has files named {', '.join(parts)} and none named {split}.", where=str(path))
-    for file in parts.get(split) or parts["train"]:
+    files = [found.path for found in find_files([str(path)], _ENDINGS)]
+    if path.is_dir():
+        named: dict[str, list[Path]] = {
+            name: [file for file in files if file.name.partition(".")[0] == name] for name in SPLITS
+        }
+        if any(named.values()):
+            files = named[split]
+    for file in files:
         try:
             with open_bytes(file) as stream:
                 yield stream.read().decode("utf-8-sig")

@@ -16,7 +16,8 @@ from llmkit.eval.metrics.base import Bootstrap
 from llmkit.eval.metrics.classes import Labelled, accuracy, macro_f1, matthews, micro_f1
 from llmkit.eval.metrics.language import bits_per_byte, loss, perplexity, token_accuracy
 
-WORDS = "the a cat dog sat stood on under mat table , . quick brown fox jumps over lazy Grüße 北京 don't 3.14".split()
+TEXT = "the a cat dog sat stood on under mat table , . quick brown fox jumps over lazy Grüße 北京 don't 3.14"
+WORDS = TEXT.split()
 
 
 def sentences(seed: int, count: int) -> list[Answer]:
