@@ -234,8 +234,7 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Reward = Annotated[
-    Annotated[_Function, Field(discriminator="name")],
-    BeforeValidator(_named, json_schema_input_type=RewardName | _Function),
-]
+_ByName = Annotated[_Function, Field(discriminator="name")]
+
+Reward = Annotated[_ByName, BeforeValidator(_named, json_schema_input_type=RewardName | _ByName)]
 """A reward function in a config: its name alone, or a mapping with `name` and its settings."""

@@ -6,12 +6,10 @@ each row. Results are zero outside the mask.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-AdvantageScale = Literal["std", "none"]
+from llmkit.rlhf.variants import AdvantageScale
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:

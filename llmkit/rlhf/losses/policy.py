@@ -6,13 +6,12 @@ mask are arbitrary but finite.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Aggregation = Literal["token-mean", "sequence-mean"]
-KLEstimator = Literal["k1", "k2", "k3"]
+from llmkit.rlhf.variants import Aggregation, KLEstimator
 
 
 class PolicyTerms(NamedTuple):

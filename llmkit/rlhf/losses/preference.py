@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
-PreferenceLoss = Literal["sigmoid", "ipo", "hinge"]
+from llmkit.rlhf.variants import PreferenceLoss
 
 
 def bradley_terry_loss(

@@ -1,0 +1,211 @@
+"""The stage `rlhf`: a reward model, or a language model aligned with preferences or rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmkit.config.base import Facts, Finding
+from llmkit.errors import LLMKitError
+from llmkit.model.facts import read_model_facts
+from llmkit.model.save import save_model
+from llmkit.model.transformer import Transformer
+from llmkit.rlhf.config import BradleyTerryConfig, DPOConfig, GRPOConfig, RLHFConfig
+from llmkit.rlhf.encoding import Examples, load_pairs, load_prompts
+from llmkit.rlhf.online import Answerer, RolloutSource, validation_rewards
+from llmkit.rlhf.policy import ActorCritic, GRPOObjective, PPOObjective
+from llmkit.rlhf.preferences import DPOObjective, PairSource, RewardModelObjective, evaluate, reference_logprobs
+from llmkit.rlhf.prepare import (
+    describe_long,
+    frozen_copy,
+    length_limit,
+    mean_length,
+    open_model,
+    open_scorer,
+    open_tokenizer,
+    reward_model_problem,
+    train_and_validation_pairs,
+    train_and_validation_prompts,
+)
+from llmkit.rlhf.samples import SampleLog
+from llmkit.store.stage import Context, Outcome, Plan
+from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.engine import Engine, prepare_engine
+from llmkit.train.loop import TrainResult, train
+
+CHECKED_ROWS = 200
+"""Rows that `check` encodes."""
+
+
+def run(config: RLHFConfig, context: Context) -> Outcome:
+    """Train; the model and its tokenizer go to `model/`, some answers of an online algorithm to `samples.jsonl`."""
+    tokenizer = open_tokenizer(context)
+    work = _run_online if config.online else _run_pairs
+    summary = work(config, context, tokenizer)
+    facts = {
+        **read_model_facts(context.directory / "model"),
+        "chat_template": tokenizer.chat_template is not None,
+    }
+    return Outcome(["model/*"], Facts("model", facts), summary)
+
+
+def _run_pairs(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Reward model or DPO."""
+    examples, held_out = train_and_validation_pairs(config, context, tokenizer)
+    model = open_model(config, context, tokenizer)
+    source = PairSource(examples.rows, config.batch_size, config.micro_batch, context.seed)
+    validation = PairSource(held_out, len(held_out), config.micro_batch, context.seed) if held_out else None
+    flops = model.config.flops_per_token(mean_length([pair.longest for pair in examples.rows]))
+    objective: RewardModelObjective | DPOObjective = RewardModelObjective(config.bradley_terry or BradleyTerryConfig())
+    if config.algorithm == "dpo":
+        objective = DPOObjective(config.dpo or DPOConfig())
+        engine = _engine(config, context, model)
+        used = source.used(config.steps)
+        with engine.active(), engine.autocast():
+            place = context.directory / "reference-train.safetensors"
+            source.ref_logprobs = reference_logprobs(model, source, used, "reference", place)
+            if validation is not None:
+                place, rows = context.directory / "reference-validation.safetensors", range(len(held_out))
+                validation.ref_logprobs = reference_logprobs(model, validation, rows, "reference, validation", place)
+        # One forward pass more over each pair; a training step costs three.
+        flops *= 1 + len(used) / (3 * config.steps * config.batch_size)
+    batches = list(validation.cut(range(len(held_out)))) if validation is not None else []
+    result = train(
+        model=model,
+        objective=objective,
+        source=source,
+        config=config,
+        context=context,
+        save=_saver(model, tokenizer),
+        validation=(lambda trained: evaluate(trained, objective, batches)) if batches else None,
+        flops_per_token=flops,
+    )
+    return _summary(config, examples, result, config.steps * config.batch_size)
+
+
+def _run_online(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> dict[str, Any]:
+    """PPO or GRPO."""
+    examples, held_out = train_and_validation_prompts(config, context, tokenizer)
+    policy, settings = open_model(config, context, tokenizer), config.policy
+    reference = frozen_copy(policy) if settings.kl_coefficient else None
+    engine = _engine(config, context, policy)
+    if reference is not None:
+        reference.to(engine.device)
+    scorer = open_scorer(config, context, tokenizer, torch.device(engine.device))
+    answerer = Answerer(policy, tokenizer, scorer, config)
+    temperature = config.rollouts.temperature
+    model: Transformer | ActorCritic = policy
+    objective: GRPOObjective | PPOObjective
+    if isinstance(settings, GRPOConfig):
+        objective = GRPOObjective(settings, temperature, scorer.names)
+    else:
+        model = ActorCritic(policy).to(engine.device)
+        objective = PPOObjective(settings, temperature, scorer.names)
+    samples = SampleLog(context.directory, config.rollouts.samples_every)
+    source = RolloutSource(model, reference, examples.rows, answerer, engine, context.seed, samples)
+    length = mean_length([len(prompt.ids) for prompt in examples.rows]) + config.rollouts.max_new_tokens
+    # Forward passes of a rollout, each a third of a training step: writing it, what the starting model says, and what
+    # the policy says where it is needed.
+    forwards = 1 + (reference is not None) + (config.algorithm == "ppo" or source.steps_per_rollout > 1)
+    result = train(
+        model=model,
+        objective=objective,
+        source=source,
+        config=config,
+        context=context,
+        save=_saver(policy, tokenizer),
+        validation=validation_rewards(answerer, held_out) if held_out else None,
+        flops_per_token=policy.config.flops_per_token(length) * (1 + forwards / (3 * settings.epochs)),
+    )
+    asked = config.steps * config.batch_size / (settings.epochs * config.group_size)
+    return _summary(config, examples, result, asked)
+
+
+def _engine(config: RLHFConfig, context: Context, model: Transformer) -> Engine:
+    """The engine that the training will use, and the model on its device already."""
+    engine = prepare_engine(config, model, context.directory, context.place("device"))
+    model.to(engine.device)
+    return engine
+
+
+def _saver(model: Transformer, tokenizer: Tokenizer) -> Callable[[Path], None]:
+    def save(path: Path) -> None:
+        save_model(model, path)
+        tokenizer.save(path)
+
+    return save
+
+
+def _summary(config: RLHFConfig, examples: Examples[Any], result: TrainResult, used: float) -> dict[str, Any]:
+    return {
+        "algorithm": config.algorithm,
+        "examples": len(examples.rows),
+        "dropped": len(examples.dropped),
+        "epochs": used / len(examples.rows),
+        **result.summary,
+    }
+
+
+def check(config: RLHFConfig, context: Context) -> list[Finding]:
+    """Open tokenizers and examples, render some of them, and hold the reward model against the policy."""
+    found: list[Finding] = []
+    if "model" not in context.inputs:
+        return found
+    try:
+        tokenizer = open_tokenizer(context)
+        limit = length_limit(config, context)
+    except LLMKitError as error:
+        return [_finding("model", error)]
+    if tokenizer.chat_template is None:
+        return [Finding(f"the tokenizer of `{config.model}` has no chat template.", key="model")]
+    if "data" in context.inputs:
+        try:
+            found += _check_examples(config, context, tokenizer, limit)
+        except LLMKitError as error:
+            found.append(_finding("data", error))
+    if "reward_model" in context.inputs:
+        try:
+            problem = reward_model_problem(config, context, tokenizer)
+        except LLMKitError as error:
+            problem = _finding("reward_model", error)
+        found += [] if problem is None else [problem]
+    return found
+
+
+def _check_examples(config: RLHFConfig, context: Context, tokenizer: Tokenizer, limit: int) -> list[Finding]:
+    load = load_prompts if config.online else load_pairs
+    examples: Examples[Any] = load(context.inputs["data"], "train", tokenizer, limit, CHECKED_ROWS)
+    finding = describe_long(config, examples, limit)
+    if finding is None and not examples.rows:
+        finding = Finding("there are no training examples.", key="data")
+    elif finding is not None and not examples.rows:
+        finding = Finding(f"all of the first {CHECKED_ROWS} examples are longer than {limit:,} tokens.", key="data")
+    return [] if finding is None else [finding]
+
+
+def _finding(key: str, error: LLMKitError) -> Finding:
+    return Finding(f"{error.where}: {error.message}" if error.where else error.message, key=key, hint=error.hint)
+
+
+def plan(config: RLHFConfig, inputs: Mapping[str, Facts]) -> Plan:
+    """Parameters, memory of weights and optimizer, and tokens as if every example were as long as it may be."""
+    parameters, context = inputs["model"].get("parameters"), inputs["model"].get("context")
+    if parameters is None:
+        return Plan(notes=["the size of the model is not known before it is there"])
+    memory = {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": 8 * parameters}
+    if config.online and config.policy.kl_coefficient:
+        memory["reference"] = 4 * parameters
+    judge = inputs["reward_model"].get("parameters") if "reward_model" in inputs else None
+    if judge is not None:
+        memory["reward model"] = 4 * judge
+    if context is None:
+        return Plan(parameters, memory_bytes=memory)
+    longest = context if config.online else 2 * min(context, config.max_length or context)
+    if config.online and config.rollouts.max_prompt_length is not None:
+        longest = min(context, config.rollouts.max_prompt_length + config.rollouts.max_new_tokens)
+    tokens = config.steps * config.batch_size * longest
+    notes = ["tokens are reckoned as if every example were as long as it may be"]
+    return Plan(parameters, tokens, 6.0 * parameters * tokens, memory, notes)
