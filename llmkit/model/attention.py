@@ -77,45 +77,49 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, dr
     """Scaled dot-product attention: [B, H, L, D] over [B, K, S, D] gives [B, H, L, D]."""
     if _prefers_explicit_scores(query, key):
         return _attend_explicitly(query, key, value, visibility, dropout)
-    return F.scaled_dot_product_attention(
-        query,
+    heads, kv_heads = query.shape[1], key.shape[1]
+    # Query heads that share a key head and see the same serve as its rows: the keys are read once, not G times.
+    folds = heads != kv_heads and query.shape[2] == 1 and not visibility.causal
+    mixed = F.scaled_dot_product_attention(
+        query.view(len(query), kv_heads, -1, query.shape[3]) if folds else query,
         key,
         value,
         attn_mask=visibility.mask,
         dropout_p=dropout,
         is_causal=visibility.causal,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=heads != kv_heads and not folds,
     )
+    return mixed.view(query.shape) if folds else mixed
 
 
 def _prefers_explicit_scores(query: Tensor, key: Tensor) -> bool:
     """Whether whole score matrices beat the flash kernel.
 
     On a CPU in bf16 they do for short sequences, forward and backward together by 2 to 4 times: the flash kernel
-    computes there in fp32, the matrix products in bf16. By shape alone, so that a pass with gradients and one without
-    agree to the bit.
+    computes there in fp32, the matrix products in bf16. They do too for one new token in each of many sequences. By
+    shape alone, so that a pass with gradients and one without agree to the bit.
     """
-    length, head_width = query.shape[2:]
-    return (
-        query.device.type == "cpu"
-        and query.dtype == torch.bfloat16
-        and key.shape[2] == length
-        and 1 < length <= 8 * head_width
-    )
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return False
+    batch, heads, length, head_width = query.shape
+    if length == 1:
+        return batch > 1 and heads == key.shape[1]
+    return key.shape[2] == length and length <= 8 * head_width
 
 
 def _attend_explicitly(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, dropout: float) -> Tensor:
     batch, heads, length, width = query.shape
-    kv_heads = key.shape[1]
+    kv_heads, span = key.shape[1:3]
     # The G query heads that share a key head become G times as many rows of one product: [B, K, G x L, D].
     rows = (query * width**-0.5).reshape(batch, kv_heads, -1, width)
-    scores = torch.matmul(rows, key.transpose(2, 3)).view(batch, heads, length, length)
+    scores = torch.matmul(rows, key.transpose(2, 3)).view(batch, heads, length, span)
     # The lowest number, not minus infinity: a row that sees nothing stays finite.
     lowest = torch.finfo(scores.dtype).min
     if visibility.causal:
-        scores = scores + torch.full((length, length), lowest, dtype=scores.dtype, device=scores.device).triu(1)
+        scores = scores + torch.full((length, span), lowest, dtype=scores.dtype, device=scores.device).triu(1)
     elif visibility.mask is not None:
         scores = scores.masked_fill(~visibility.mask, lowest)
-    shares = F.dropout(torch.softmax(scores, dim=-1), dropout) if dropout else torch.softmax(scores, dim=-1)
-    mixed = torch.matmul(shares.view(batch, kv_heads, -1, length), value)
-    return mixed.view(batch, heads, length, width)
+    shares = torch.softmax(scores, dim=-1)
+    if dropout:
+        shares = F.dropout(shares, dropout)
+    return torch.matmul(shares.view(batch, kv_heads, -1, span), value).view(query.shape)

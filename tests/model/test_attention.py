@@ -58,6 +58,19 @@ def test_attention_and_its_gradients(length: int, kv_heads: int, masking: str, d
         assert torch.equal(attend(inputs[0], inputs[1], inputs[2], visibility, 0.0), actual)
 
 
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_new_token_over_a_cache(batch: int, kv_heads: int, dtype: torch.dtype) -> None:
+    query = torch.randn(batch, 1, 4, 16).transpose(1, 2).to(dtype)
+    key, value = torch.randn(2, batch, kv_heads, 40, 16).to(dtype)[:, :, :, :30]
+    seen = torch.arange(30) < torch.randint(1, 31, (batch, 1))
+    expected = _written_out(query, key, value, seen[:, None, :])
+    actual = attend(query, key, value, Visibility(False, mask=seen[:, None, None, :]), 0.0)
+    assert actual.shape == query.shape
+    assert (actual - expected).norm() < (1e-5 if dtype == torch.float32 else 0.02) * expected.norm()
+
+
 @pytest.mark.parametrize("length", [8, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_that_sees_nothing_stays_finite(length: int, dtype: torch.dtype) -> None:

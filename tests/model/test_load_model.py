@@ -259,7 +259,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_config_is_opened_or_refused_in_words(data: st.DataObject, saved: Path, tmp_path: Path) -> None:
     """Settings deleted, retyped or out of range: a ModelError or a model, never another exception."""
