@@ -280,7 +280,7 @@ def _compiled_signature(value: object) -> str:
     if not isinstance(text, str):
         return ""
     bound = re.sub(r"\(\$?(self|module|type|cls)(, /)?(, |(?=\)))", "(", text)
-    return bound.replace("<unrepresentable>", "...")
+    return " ".join(bound.replace("<unrepresentable>", "...").split())
 
 
 def _strip_signature_lines(docstring: str, name: str) -> str:

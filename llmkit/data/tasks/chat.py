@@ -256,7 +256,8 @@ def mix(objects: Iterable[PythonObject], weights: Mapping[str, float], wordings:
             else:
                 mixed.append(replace(one, question=None, reason="more than the mixture's weights ask for"))
             left -= one.question is not None
-    return sorted(mixed, key=lambda one: order_key(one.id))
+    # Another order than that in which each task's questions were chosen, or the rarer tasks would all come first.
+    return sorted(mixed, key=lambda one: order_key(f"mixed {one.id}"))
 
 
 def chat_candidates(asked: Iterable[Asked], group_of: Callable[[PythonObject], str]) -> list[Candidate]:

@@ -16,13 +16,19 @@ from llmkit.data.tasks.chat import order_key
 from llmkit.data.tasks.prose import plain
 
 MASK = "module"
-_CODE = re.compile(r"^\s*(>>>|\.\.\. |\.\. |@|:\w+|[-=~^*]{3,})|::\s*$")
+_CODE = re.compile(r"^\s*(\.\. |@|:\w+|[-=~^*]{3,})|::\s*$")
 _LEAST_WORDS = 5
 
 
 def text_of(docstring: str, max_words: int) -> str:
     """The first words of a docstring's prose on one line; doctests, fields, directives and rules are left out."""
-    lines = [line for line in docstring.splitlines() if not _CODE.search(line)]
+    lines = []
+    in_doctest = False
+    for line in docstring.splitlines():
+        # What a doctest prints goes on to the next blank line.
+        in_doctest = bool(line.strip()) and (in_doctest or line.lstrip().startswith(">>>"))
+        if not in_doctest and not _CODE.search(line):
+            lines.append(line)
     return " ".join(plain("\n".join(lines)).split()[:max_words])
 
 

@@ -9,10 +9,12 @@ _LITERAL = re.compile(r"``([^`]*)``")
 _LINK = re.compile(r"`([^`<]+?)\s*(?:<[^`>]*>)?`_+")
 _QUOTED = re.compile(r"(?<!\w)`([^`']+)'(?!\w)")
 _EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}([A-Za-z_][\w ]*)\*{1,2}(?![\w*])")
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<!cf\.)(?<! no\.)\s+(?=[A-Z\"'`(\[])")
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<!cf\.)(?<![Nn]o\.)\s+")
 _LIST_ITEM = re.compile(r"^\s*([-*+o]|\d+[.)])\s")
 # Doctest prompts, fields and directives, rules of dashes, arrows, call results: signs of something else than prose.
-_NOT_PROSE = re.compile(r">>>|\.\. |:param|:return|@|---|===|->|=>|--|::|\||[{}<>\\^~#$%]|https?:|XXX|\(\)\.|\bself\b")
+_NOT_PROSE = re.compile(
+    r">>>|^\S+ - |\.\. |:param|:return|@|---|===|->|=>|--|::|\||[{}<>\\^~#$%]|https?:|XXX|\(\)\.|\bself\b"
+)
 
 
 def plain(text: str) -> str:
@@ -49,9 +51,10 @@ def first_sentence(docstring: str, *, max_words: int = 16, min_words: int = 3) -
         a heading, or markup that cannot be taken away.
     """
     paragraph = first_paragraph(docstring)
-    if not paragraph or _LIST_ITEM.match(paragraph) or _NOT_PROSE.search(paragraph.split("\n\n")[0][:400]):
+    text = plain(paragraph)
+    if not text or _LIST_ITEM.match(paragraph) or _NOT_PROSE.search(text[:400]):
         return None
-    sentence = _SENTENCE_END.split(plain(paragraph), maxsplit=1)[0].rstrip(" ;,")
+    sentence = _SENTENCE_END.split(text, maxsplit=1)[0].rstrip(" ;,")
     words = sentence.split()
     if not min_words <= len(words) <= max_words or not sentence.isascii():
         return None
