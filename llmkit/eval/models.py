@@ -15,6 +15,7 @@ from llmkit.errors import ModelError
 from llmkit.model.facts import read_model_facts
 from llmkit.model.load import load_model
 from llmkit.model.transformer import Transformer
+from llmkit.store.hub import PREFIX
 from llmkit.store.stage import ResolvedInput
 from llmkit.tokenizer.tokenizer import Tokenizer
 
@@ -110,6 +111,6 @@ def candidates(sources: Sequence[ResolvedInput]) -> list[Candidate]:
 
 
 def _short(source: ResolvedInput) -> str:
-    if source.value.startswith("hf:"):
+    if source.value.startswith(PREFIX):
         return source.value.rpartition("/")[2]
     return source.label

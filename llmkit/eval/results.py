@@ -23,30 +23,32 @@ def write_results(directory: Path, results: Mapping[str, Any], samples: Iterable
 def results_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """A table of models against metrics, the best model of each row marked with `*`.
 
+    Parts of a task (`answers/short`) are left out: they are many, and in the file.
+
     Args:
         results: the contents of `results.json`.
 
     Returns:
-        names of the columns (task, metric, each model, baseline) and rows of texts. A cell of a model is its figure; a
-        cell of the last column names the baselines. Columns that would be empty are left out.
+        names of the columns (task, metric, each model, baseline) and rows of texts: a task's name in its first row
+        only, a model's figure, the figures and names of the baselines.
     """
     models = list(results["models"])
     rows: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for result in results["results"]:
-        rows.setdefault((result["task"], result["metric"]), {})[result["model"]] = result
+        if "/" not in result["task"]:
+            rows.setdefault((result["task"], result["metric"]), {})[result["model"]] = result
     baselines: dict[tuple[str, str], list[str]] = {}
     for result in results["baselines"]:
-        cell = f"{format_cell(result['value'])} ({result['model']})"
+        cell = f"{format_cell(result['value'])} {result['model']}"
         baselines.setdefault((result["task"], result["metric"]), []).append(cell)
-    table = []
-    for key, by_model in rows.items():
+    table: list[list[Any]] = []
+    previous = ""
+    for (task, metric), by_model in rows.items():
         best = best_model(list(by_model.values()))
         cells = [_cell(by_model.get(model), marked=model == best) for model in models]
-        table.append([*key, *cells, "\n".join(baselines.get(key, []))])
-    columns = ["task", "metric", *models, "baseline"]
-    if not baselines:
-        columns, table = columns[:-1], [row[:-1] for row in table]
-    return columns, table
+        table.append(["" if task == previous else task, metric, *cells, "\n".join(baselines.get((task, metric), []))])
+        previous = task
+    return ["task", "metric", *models, "baseline"], table
 
 
 def best_model(results: Sequence[Mapping[str, Any]]) -> str | None:

@@ -51,6 +51,7 @@ def check(config: EvalConfig, context: Context) -> list[Finding]:
 
 def run(config: EvalConfig, context: Context) -> Outcome:
     """Write `results.json`, `samples.jsonl` and, as by-products, `measurements/`."""
+    started = time.monotonic()
     evaluation = Evaluation(config, context)
     tasks = [evaluation.task(index) for index in range(len(config.tasks))]
     for model in evaluation.models:
@@ -62,7 +63,7 @@ def run(config: EvalConfig, context: Context) -> Outcome:
         evaluation.results(tasks, measured),
         [row for task, found in zip(tasks, measured, strict=True) for row in task.samples(found, config.samples)],
     )
-    return Outcome([RESULTS, SAMPLES], Facts("results"), evaluation.cost())
+    return Outcome([RESULTS, SAMPLES], Facts("results"), evaluation.cost(time.monotonic() - started))
 
 
 class Evaluation:
@@ -74,7 +75,7 @@ class Evaluation:
         sources = [context.inputs.get(f"models.{index}") for index in range(len(config.models))]
         self.models = candidates([source for source in sources if source is not None])
         self._done: dict[Path, Measurement] = {}
-        self._seconds = 0.0
+        self._seconds_before = 0.0
 
     @cached_property
     def machine(self) -> Machine:
@@ -147,9 +148,14 @@ class Evaluation:
             "interval": asdict(self.settings.bootstrap),
         }
 
-    def cost(self) -> dict[str, Any]:
-        """Seconds and tokens of all measurements, also of those that an interrupted attempt made."""
-        return {"seconds": round(self._seconds, 3), "tokens": sum(found.tokens for found in self._done.values())}
+    def cost(self, seconds: float) -> dict[str, Any]:
+        """Seconds and tokens of this attempt and of what earlier ones left.
+
+        Args:
+            seconds: of this attempt.
+        """
+        tokens = sum(found.tokens for found in self._done.values())
+        return {"seconds": round(self._seconds_before + seconds, 3), "tokens": tokens}
 
     def _wanted(self, config: BaseTask) -> tuple[list[Candidate], list[tuple[Candidate, str]]]:
         """The models that a task measures, and those that it leaves out with the reason."""
@@ -188,7 +194,7 @@ class Evaluation:
         if saved["digest"] != digest:
             return False
         self._done[place] = Measurement(saved["records"], saved["how"], saved["tokens"])
-        self._seconds += saved["seconds"]
+        self._seconds_before += saved["seconds"]
         return True
 
     def _keep(self, place: Path, digest: str, label: str, work: Callable[[Begin], Measurement]) -> None:
@@ -197,7 +203,6 @@ class Evaluation:
         with _begin(label) as begin:
             made = work(begin)
         seconds = round(time.monotonic() - started, 3)
-        self._seconds += seconds
         place.parent.mkdir(exist_ok=True)
         write_json_atomic(place, {"digest": digest, "seconds": seconds, **asdict(made)})
         self._done[place] = made

@@ -39,22 +39,41 @@ def held_out_texts(source: ResolvedInput, split: str, limit: int | None) -> list
     Args:
         source: documents; tokens of a tokenizer that loses nothing, which are turned back into text; or files of plain
             text, each one text; of a folder in which files are named after splits (`test.txt`), those of this split.
-        split: "train", "validation" or "test".
+        split: "train", "validation", "test" or "all".
         limit: take no more than this many.
 
     Raises:
         DataError: there is no text, or the tokens do not give back the text that they were made of.
     """
+    wanted = SPLITS if split == "all" else (split,)
     if source.facts.kind == "documents":
-        found = [Text(document.id, document.text) for document in read_documents(source.path, (split,))]
+        found = [Text(document.id, document.text) for document in read_documents(source.path, wanted)]
     elif source.facts.kind == "tokens":
-        found = [Text(document_id(text), text) for text in _decoded(source, split)]
+        found = [Text(document_id(text), text) for part in wanted for text in _decoded(source, part)]
     else:
         found = [Text(document_id(text), text) for text in _plain_files(source.path, split)]
     texts = limited([text for text in found if text.text.strip()], limit, lambda text: text.id)
     if not texts:
-        raise DataError(f"there is no text in the {split} split.", where=str(source.path))
+        raise DataError(f"there is no text in {name_of_split(split)}.", where=str(source.path))
     return texts
+
+
+def read_split(read: Callable[[ResolvedInput, str], list[Item]], source: ResolvedInput, split: str) -> list[Item]:
+    """Examples of one split, or of all.
+
+    Raises:
+        DataError: there are none.
+    """
+    examples = [example for part in (SPLITS if split == "all" else (split,)) for example in read(source, part)]
+    if not examples:
+        hint = None if split == "all" else "`split: all` takes every row."
+        raise DataError(f"there is no example in {name_of_split(split)}.", where=str(source.path), hint=hint)
+    return examples
+
+
+def name_of_split(split: str) -> str:
+    """A split in a sentence."""
+    return "all splits" if split == "all" else f"the {split} split"
 
 
 def limited(items: Sequence[Item], limit: int | None, key: Callable[[Item], str]) -> list[Item]:
@@ -66,6 +85,8 @@ def limited(items: Sequence[Item], limit: int | None, key: Callable[[Item], str]
 
 
 def _decoded(source: ResolvedInput, split: str) -> Iterator[str]:
+    if not (source.path / split).is_dir():
+        return
     tokenizer = Tokenizer.load(source.tokenizer_directory)
     shards = TokenShards(source.path, split, tokenizer.digest)
     size = 0
@@ -90,7 +111,7 @@ def _plain_files(path: Path, split: str) -> Iterator[str]:
         named: dict[str, list[Path]] = {
             name: [file for file in files if file.name.partition(".")[0] == name] for name in SPLITS
         }
-        if any(named.values()):
+        if any(named.values()) and split != "all":
             files = named[split]
     for file in files:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from eval_tools import quiet, subject
+from eval_tools import quiet, resolved, subject
 from sacrebleu import corpus_chrf
 
 from llmkit.errors import DataError
@@ -178,6 +178,15 @@ def test_too_little_room_for_an_answer_is_a_warning(make_model: MakeModel, rows:
     [finding] = task(rows, make_model("model"), max_new_tokens=50).findings()
     assert finding.severity == "warning"
     assert finding.key == "max_new_tokens"
+
+
+def test_every_row_of_a_file_is_taken_where_the_split_is_all(make_model: MakeModel, write_rows: WriteRows) -> None:
+    source, data = make_model("model"), write_rows("file", train=[row(f"q{n}", "a") for n in range(40)])
+    file = resolved(data.path / "train.jsonl")
+    assert len(task(file, source, split="all").examples) == 40
+    assert len(task(file, source).examples) < 10
+    with pytest.raises(DataError, match=r"no example in the test split\. `split: all` takes every row"):
+        task(write_rows("few", train=[row("q", "a")], test=[]), source)
 
 
 def test_samples_show_all_models_on_examples_of_every_task(make_model: MakeModel, rows: ResolvedInput) -> None:

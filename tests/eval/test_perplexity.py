@@ -19,7 +19,7 @@ from llmkit.data.shards import ShardWriter
 from llmkit.data.tokens_stage import describe
 from llmkit.errors import DataError, ModelError
 from llmkit.eval.metrics.base import Bootstrap
-from llmkit.eval.models import Candidate
+from llmkit.eval.models import Candidate, Machine
 from llmkit.eval.tasks.base import Measured, Settings
 from llmkit.eval.tasks.config import PerplexityTask
 from llmkit.eval.tasks.perplexity import Perplexity, sliding_windows
@@ -153,6 +153,7 @@ def test_tokens_are_turned_back_into_the_same_texts(
         tokenizer.save(tmp_path / name / "tokenizer")
     exact, lossy = (resolved(tmp_path / name, Facts("tokens")) for name in ("exact", "lossy"))
     assert [text.text for text in held_out_texts(exact, "test", None)] == texts
+    assert [text.text for text in held_out_texts(exact, "all", None)] == texts
     with pytest.raises(DataError, match="give back"):
         held_out_texts(lossy, "test", None)
 
@@ -161,6 +162,7 @@ def test_texts_of_folders(tmp_path: Path) -> None:
     for name in ("train", "test"):
         (tmp_path / f"{name}.txt").write_text(name, encoding="utf-8")
     assert [text.text for text in held_out_texts(resolved(tmp_path), "test", None)] == ["test"]
+    assert [text.text for text in held_out_texts(resolved(tmp_path), "all", None)] == ["test", "train"]
     with pytest.raises(DataError, match="no text in the validation split"):
         held_out_texts(resolved(tmp_path), "validation", None)
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xfa")
@@ -178,6 +180,18 @@ def test_a_limit_takes_the_same_items_in_any_order_and_a_part_of_those_of_a_high
     assert ten == sorted(ten, key=items.index) != items[:10]
     assert set(limited(items[::-1], 10, str)) == set(ten) < set(limited(items, 20, str))
     assert limited(items, 50, str) == items
+
+
+def test_half_precision_gives_nearly_the_same(make_model: MakeModel, documents: ResolvedInput) -> None:
+    source = make_model("model")
+    opened = Candidate("model", source).open(Machine.choose("cpu", "bf16"))
+    assert opened.model.embeddings.token.weight.dtype == torch.bfloat16
+    exact, half = (
+        sum(record["nll"] for record in task(documents, source).measure(each, quiet).records)
+        for each in (subject(source), opened)
+    )
+    assert half == pytest.approx(exact, rel=0.01)
+    assert half != exact
 
 
 def test_a_model_that_has_diverged_is_refused(make_model: MakeModel, documents: ResolvedInput) -> None:

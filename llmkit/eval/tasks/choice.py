@@ -47,8 +47,7 @@ class Choice(Task[ChoiceTask]):
 
     def prepare(self) -> None:
         """Read the questions."""
-        parts = files_by_split(self.data.path)
-        files = parts.get(self.config.split) or parts["train"]
+        files = [file for members in files_by_split(self.data.path).values() for file in members]
         found = [_question(row, f"{file.name}:{n}") for file in files for n, row in enumerate(read_records(file))]
         if not found:
             raise DataError("there is no question.", where=str(self.data.path))

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from llmkit.config.base import Finding
 from llmkit.data.examples import LabelledText, read_labels
-from llmkit.errors import DataError
 from llmkit.eval.metrics.base import Metric
 from llmkit.eval.metrics.classes import Labelled, accuracy, macro_f1, matthews, micro_f1
 from llmkit.eval.models import Subject
 from llmkit.eval.scoring import score_sequences
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task, spread
 from llmkit.eval.tasks.config import ClassificationTask
-from llmkit.eval.texts import limited
+from llmkit.eval.texts import limited, name_of_split, read_split
+from llmkit.store.stage import ResolvedInput
 
 MAJORITY = "majority class"
 _METRICS: Mapping[str, Callable[[int], Metric[Labelled]]] = {
@@ -30,10 +30,9 @@ class Classification(Task[ClassificationTask]):
 
     def prepare(self) -> None:
         """Read the texts, and the classes of the training split for the baseline."""
-        self.examples = limited(self._read(self.config.split), self.config.limit, lambda example: example.id)
-        if not self.examples:
-            raise DataError(f"there is no text in the {self.config.split} split.", where=str(self.data.path))
-        self.training = Counter(example.label for example in self._read("train"))
+        found = read_split(self._read, self.data, self.config.split)
+        self.examples = limited(found, self.config.limit, lambda example: example.id)
+        self.training = Counter(example.label for example in self._read(self.data, "train"))
         known = {label for model in self.models for label in model.properties["labels"]}
         self.labels = sorted(known | {example.label for example in self.examples} | set(self.training))
 
@@ -94,9 +93,9 @@ class Classification(Task[ClassificationTask]):
             Labelled(number[example.label], number[output])
             for example, output in zip(self.examples, outputs, strict=True)
         ]
-        note = f"{len(pairs)} texts of the {self.config.split} split | {how}"
+        note = f"{len(pairs)} texts of {name_of_split(self.config.split)} | {how}"
         metrics = [_METRICS[name](len(self.labels)) for name in self.config.metrics]
         return [self.estimate(model, metric, pairs, note=note) for metric in metrics]
 
-    def _read(self, split: str) -> list[LabelledText]:
-        return read_labels(self.data, split, text=self.config.text, label=self.config.label)
+    def _read(self, data: ResolvedInput, split: str) -> list[LabelledText]:
+        return read_labels(data, split, text=self.config.text, label=self.config.label)

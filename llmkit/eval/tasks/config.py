@@ -32,8 +32,8 @@ class BaseTask(Config):
     """Name of the task in tables; its kind by default."""
     data: str = Field(min_length=1)
     """Stage, file or folder that gives the data."""
-    split: Split = "test"
-    """Part of the data to measure on."""
+    split: Split | Literal["all"] = "test"
+    """Part of the data to measure on; `all` for every row of files that were made for testing."""
     limit: int | None = Field(default=None, ge=1)
     """Measure on no more than this many examples: those whose ids have the lowest digests, whatever their order."""
     models: list[NonEmpty] | None = Field(default=None, min_length=1)
@@ -56,7 +56,7 @@ class BaseTask(Config):
         if self.data_format is not None and found is not None and found != self.data_format:
             yield Finding(f"`{self.data}` holds {found}, and {self.data_format} are wanted here.", key="data")
         splits = data.get("splits")
-        if splits is not None and self.split not in splits:
+        if splits is not None and self.split not in ("all", *splits):
             yield Finding(f"`{self.data}` has no {self.split} split.", key="split", hint=f"It has {', '.join(splits)}.")
 
     def check_model(self, name: str, model: Facts) -> Iterator[Finding]:
@@ -208,7 +208,7 @@ class ChoiceTask(BaseTask):
     data_kinds = ("file",)
     kind: Literal["choice"] = "choice"
     """Multiple choice: the option to which a language model gives the highest likelihood."""
-    split: Literal["test"] = "test"
+    split: Literal["all"] = "all"
     """The files are measured on as a whole."""
 
 

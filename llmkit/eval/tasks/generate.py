@@ -27,12 +27,12 @@ from llmkit.eval.models import Candidate, Subject
 from llmkit.eval.scoring import score_sequences
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task, spread
 from llmkit.eval.tasks.config import GenerateTask
-from llmkit.eval.texts import limited
+from llmkit.eval.texts import limited, name_of_split, read_split
 from llmkit.inference import LoadedModel
 from llmkit.model.generation import Generator
 from llmkit.tokenizer.tokenizer import Tokenizer
 
-REFERENCE = "reference answers"
+REFERENCE = "reference"
 _METRICS: dict[str, Callable[[], list[Metric[Answer]]]] = {
     "exact_match": lambda: [exact_match()],
     "contains": lambda: [contains()],
@@ -53,9 +53,7 @@ class Generate(Task[GenerateTask]):
 
     def prepare(self) -> None:
         """Read the conversations, and leave out prompts that are too long where the config says so."""
-        found = read_conversations(self.data, self.config.split)
-        if not found:
-            raise DataError(f"there is no conversation in the {self.config.split} split.", where=str(self.data.path))
+        found = read_split(read_conversations, self.data, self.config.split)
         self.examples = limited(found, self.config.limit, lambda example: example.id)
         self.asked = len(self.examples)
         self.prompts = {model.label: self._prompts(model) for model in self.models}
@@ -235,7 +233,7 @@ class Generate(Task[GenerateTask]):
         drawn += f", top_k {config.top_k}" if config.top_k is not None else ""
         drawn += f", top_p {config.top_p}" if config.top_p < 1 else ""
         drawn += f", stop {config.stop}" if config.stop else ""
-        count = f"{len(self.examples)} prompts of the {config.split} split"
+        count = f"{len(self.examples)} prompts of {name_of_split(config.split)}"
         if len(self.examples) < self.asked:
             count += f" ({self.asked - len(self.examples)} too long)"
         count += ", in each model's own chat template whether taught or not"

@@ -13,7 +13,7 @@ from llmkit.eval.models import Candidate, Subject
 from llmkit.eval.scoring import Window, score_windows
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task
 from llmkit.eval.tasks.config import MaskedTask
-from llmkit.eval.texts import held_out_texts
+from llmkit.eval.texts import held_out_texts, name_of_split
 from llmkit.tokenizer.tokenizer import Tokenizer
 
 
@@ -89,8 +89,8 @@ class Masked(Task[MaskedTask]):
         context = self.config.context or model.context
         return (
             f"{self.config.fraction:.0%} of the tokens as [MASK], seed {self.settings.seed}"
-            f" | {len(self.texts)} texts of the {self.config.split} split | windows of {context} tokens, no overlap"
-            f" | tokenizer {model.tokenizer.digest[:12]}"
+            f" | {len(self.texts)} texts of {name_of_split(self.config.split)}"
+            f" | windows of {context} tokens, no overlap | tokenizer {model.tokenizer.digest[:12]}"
         )
 
 

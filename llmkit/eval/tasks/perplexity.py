@@ -12,7 +12,7 @@ from llmkit.eval.models import Subject
 from llmkit.eval.scoring import Window, score_windows
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task
 from llmkit.eval.tasks.config import PerplexityTask
-from llmkit.eval.texts import held_out_texts
+from llmkit.eval.texts import held_out_texts, name_of_split
 from llmkit.tokenizer.tokenizer import Tokenizer
 
 
@@ -87,7 +87,7 @@ class Perplexity(Task[PerplexityTask]):
         ]
 
     def _what(self) -> str:
-        return f"{len(self.texts)} texts of the {self.config.split} split, {sum(self.bytes)} bytes"
+        return f"{len(self.texts)} texts of {name_of_split(self.config.split)}, {sum(self.bytes)} bytes"
 
 
 def start_of_text(tokenizer: Tokenizer) -> int | None:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmkit.data.examples import read_preferences
-from llmkit.errors import DataError
 from llmkit.eval.metrics.answers import mean, sign
 from llmkit.eval.models import Subject
 from llmkit.eval.scoring import score_sequences
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task
 from llmkit.eval.tasks.config import PreferencesTask
 from llmkit.eval.tasks.generate import conversation_ids
-from llmkit.eval.texts import limited
+from llmkit.eval.texts import limited, name_of_split, read_split
 
 LONGER = "longer answer"
 
@@ -23,9 +22,7 @@ class Preferences(Task[PreferencesTask]):
 
     def prepare(self) -> None:
         """Read the pairs."""
-        found = read_preferences(self.data, self.config.split)
-        if not found:
-            raise DataError(f"there is no pair in the {self.config.split} split.", where=str(self.data.path))
+        found = read_split(read_preferences, self.data, self.config.split)
         self.examples = limited(found, self.config.limit, lambda example: example.id)
 
     def measure(self, subject: Subject, begin: Begin) -> Measurement:
@@ -61,7 +58,7 @@ class Preferences(Task[PreferencesTask]):
         return [self.estimate(LONGER, _accuracy("more characters"), lengths, note=self._what())]
 
     def _what(self) -> str:
-        return f"{len(self.examples)} pairs of the {self.config.split} split"
+        return f"{len(self.examples)} pairs of {name_of_split(self.config.split)}"
 
 
 def _accuracy(by: str) -> Any:
