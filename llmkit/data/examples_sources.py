@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def candidate_parts(config: ExamplesConfig, context: Context) -> Parts:
         return [python_candidates(source, python_objects(), config.splits)]
     kind = RowKind()
     return [
-        row_candidates(source, records, None if split == "train" else split, kind)
-        for split, records in record_parts(source, context)
+        row_candidates(source, files, None if split == "train" else split, kind)
+        for split, files in record_parts(source, context)
     ]
 
 
@@ -77,22 +78,22 @@ def python_candidates(source: PythonSource, objects: list[PythonObject], fractio
     )
 
 
-def record_parts(source: RowsSource, context: Context) -> Iterator[tuple[Split, Iterator[FileRecord]]]:
-    """Records of each part of a source of rows, the held-out parts first."""
+def record_parts(source: RowsSource, context: Context) -> Iterator[tuple[Split, Iterable[Iterable[FileRecord]]]]:
+    """Records, file by file, of each part of a source of rows, the held-out parts first."""
     if isinstance(source, FilesSource):
         for split, keys in source.parts().items():
             yield _split(split), _file_records(source, keys, context)
     else:
         assert isinstance(source, DatasetRowsSource)
         for split, name in source.parts().items():
-            yield _split(split), dataset_records(source, name, streaming=source.streaming)
+            yield _split(split), [dataset_records(source, name, streaming=source.streaming)]
 
 
 def _split(name: str) -> Split:
     return next(split for split in SPLITS if split == name)
 
 
-def _file_records(source: FilesSource, keys: list[str], context: Context) -> Iterator[FileRecord]:
+def _file_records(source: FilesSource, keys: list[str], context: Context) -> Iterator[Iterator[FileRecord]]:
     for key in keys:
         found = context.inputs.get(f"source.{key}")
         path = Path(source.path(key)) if found is None else found.path
@@ -104,7 +105,7 @@ def _file_records(source: FilesSource, keys: list[str], context: Context) -> Ite
                 hint=f"Files end in {', '.join(ENDINGS)}, alone or before .gz or .zst.",
             )
         for file in files:
-            yield from read_records(file.path, header=source.header)
+            yield read_records(file.path, header=source.header)
 
 
 def dataset_records(source: DatasetRowsSource, split: str, *, streaming: bool) -> Iterator[FileRecord]:
@@ -151,33 +152,38 @@ class RowKind:
 
 
 def row_candidates(
-    source: RowsSource, records: Iterable[FileRecord], part: Split | None, kind: RowKind
+    source: RowsSource, files: Iterable[Iterable[FileRecord]], part: Split | None, kind: RowKind
 ) -> Iterator[Candidate]:
     """Candidates of a source of rows.
 
     Args:
         source: shape of the rows, and what to do about malformed ones.
-        records: the rows.
+        files: the rows of each file; a file is in one format, all are of one kind.
         part: the held-out split that the rows are for; None where they are to be divided.
         kind: the kind of the examples that came before.
 
     Raises:
         DataError: a row is malformed, unless such rows are to be dropped.
     """
-    format: str = source.format
-    for record in records:
-        try:
-            if format == "auto" and record.problem is None:
-                format = detect_format(record, source.columns, kind.name)
-            if format != "auto":
-                kind.accept(format, record.place)
-            example = _example(source, record, format)
-            group = example.group() if source.split_key is None else _split_value(record, source.split_key)
-            yield Candidate(group, example, task=example.task or "", part=part)
-        except DataError as error:
-            if source.malformed == "error":
-                raise
-            yield Candidate("", None, "malformed", part=part, detail=str(error))
+    for records in files:
+        format: str = source.format
+        for record in records:
+            try:
+                if format == "auto" and record.problem is None:
+                    format = detect_format(record, source.columns, kind.name)
+                if format != "auto":
+                    kind.accept(format, record.place)
+                yield _candidate(source, record, format, part)
+            except DataError as error:
+                if source.malformed == "error":
+                    raise
+                yield Candidate("", None, "malformed", part=part, detail=str(error))
+
+
+def _candidate(source: RowsSource, record: FileRecord, format: str, part: Split | None) -> Candidate:
+    example = _example(source, record, format)
+    group = example.group() if source.split_key is None else _split_value(record, source.split_key)
+    return Candidate(group, example, task=example.task or "", part=part)
 
 
 def _example(source: RowsSource, record: FileRecord, format: str) -> Example:
@@ -193,12 +199,12 @@ def _split_value(record: FileRecord, key: str) -> str:
     return str(value)
 
 
-def row_problem(source: RowsSource, records: Iterable[FileRecord], count: int) -> str | None:
-    """What is wrong with one of the first `count` rows, or with what they are read from."""
+def row_problem(source: RowsSource, files: Iterable[Iterable[FileRecord]], count: int) -> str | None:
+    """What is wrong with one of the first `count` rows of each file, or with what they are read from."""
+    beginnings = (islice(records, count) for records in files)
     try:
-        for number, _ in enumerate(row_candidates(source, records, None, RowKind()), start=1):
-            if number == count:
-                break
+        for _ in row_candidates(source, beginnings, None, RowKind()):
+            pass
     except DataError as error:
         return str(error)
     return None

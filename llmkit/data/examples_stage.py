@@ -42,13 +42,13 @@ def _check_library() -> Iterator[Finding]:
 def _check_rows(source: RowsSource, context: Context) -> Iterator[Finding]:
     if isinstance(source, DatasetRowsSource):
         for split, name in source.parts().items():
-            problem = row_problem(source, dataset_records(source, name, streaming=True), 1)
+            problem = row_problem(source, [dataset_records(source, name, streaming=True)], 1)
             if problem is not None:
                 yield Finding(problem, key="source.split" if split == "train" else f"source.{split}")
     else:
         assert isinstance(source, FilesSource)
-        for split, records in record_parts(source, context):
-            problem = row_problem(source, records, _ROWS_LOOKED_AT)
+        for split, files in record_parts(source, context):
+            problem = row_problem(source, files, _ROWS_LOOKED_AT)
             if problem is not None:
                 yield Finding(problem, key="source.files" if split == "train" else f"source.{split}")
 
