@@ -28,7 +28,7 @@ from llmkit.eval.tasks.base import Begin, Measured, Measurement, Settings, Task
 from llmkit.eval.tasks.config import BaseTask, wanted_models
 from llmkit.eval.tasks.registry import TASKS
 from llmkit.store.files import sha256_json, write_json_atomic
-from llmkit.store.stage import Context, Outcome
+from llmkit.store.stage import Context, Outcome, ResolvedInput
 
 MEASUREMENTS = "measurements"
 
@@ -39,6 +39,11 @@ def check(config: EvalConfig, context: Context) -> list[Finding]:
     if config.device == "cuda" and not torch.cuda.is_available():
         found.append(Finding("there is no GPU that torch can use.", key="device"))
     evaluation = Evaluation(config, context)
+    if all(needed.key in context.inputs for needed in config.inputs()):
+        # Now also of models whose properties were not known before they were fetched.
+        found += config.check({key: evaluation.facts(given) for key, given in context.inputs.items()})
+    if found:
+        return found
     for index in range(len(config.tasks)):
         if f"tasks.{index}.data" in context.inputs:
             try:
@@ -88,6 +93,11 @@ class Evaluation:
         given = self.config.bootstrap
         bootstrap = Bootstrap(given.resamples, given.confidence, self.context.seed)
         return Settings(self.context.seed, self.config.batch_size, self.machine.precision, bootstrap)
+
+    def facts(self, source: ResolvedInput) -> Facts:
+        """What is known of an input, of a model by its own files."""
+        model = next((model for model in self.models if model.source is source), None)
+        return source.facts if model is None else model.facts
 
     def task(self, index: int) -> Task[Any]:
         """A task with its examples read.

@@ -158,6 +158,14 @@ def test_check_names_what_is_wrong_with_the_data(
     assert "does not know these classes of the data: d" in found["tasks.3.data"]
 
 
+def test_check_knows_models_by_their_own_files(inputs: dict[str, ResolvedInput], tmp_path: Path) -> None:
+    tasks = [{"kind": "masked", "data": "corpus", "models": ["first"]}]
+    config, context = make(inputs, tmp_path / "work", tasks)
+    [finding] = stage.check(config, context)
+    assert finding.key == "tasks.0.models.0"
+    assert "has a causal-lm head" in finding.message
+
+
 def test_check_works_before_models_and_data_are_there(inputs: dict[str, ResolvedInput], tmp_path: Path) -> None:
     config, context = make(inputs, tmp_path / "work")
     assert stage.check(config, Context("eval", 0, context.directory)) == []
