@@ -156,6 +156,28 @@ def read_preferences(source: ResolvedInput, split: str) -> list[Preference]:
     return [found for found in _read(source, split, "preferences", None) if isinstance(found, Preference)]
 
 
+def split_examples(source: ResolvedInput) -> tuple[str, dict[str, list[Example]]]:
+    """All examples of a source, whatever their kind.
+
+    Returns:
+        the kind ("conversations", "labels" or "preferences"), and the examples by split.
+
+    Raises:
+        DataError: there are no rows, or one is malformed.
+    """
+    kind = source.facts.get("format") or _kind_of_files(source.path)
+    return kind, {split: list(_read(source, split, kind, None)) for split in SPLITS}
+
+
+def _kind_of_files(path: Path) -> str:
+    for file in files_by_split(path)["train"]:
+        for record in read_records(file):
+            if record.problem is not None:
+                raise DataError(record.problem, where=record.place)
+            return kind_of_format(detect_format(record, ColumnNames(), ""))
+    raise DataError("there is no row in it.", where=str(path))
+
+
 def _read(source: ResolvedInput, split: str, kind: str, columns: ColumnNames | None) -> Iterator[Example]:
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")

@@ -5,34 +5,32 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from llmkit.data.examples import Conversation, Example, LabelledText, examples_of_files
+from llmkit.data.examples import Conversation, Example, LabelledText, split_examples
 from llmkit.data.examples_stage import REPORT
 from llmkit.data.inspect import Table, preview
-from llmkit.store.splits import SPLITS, Split
+from llmkit.store.stage import ResolvedInput
 
-Rows = Mapping[Split, list[Example]]
+Rows = Mapping[str, list[Example]]
 
 
-def summarize_examples(directory: Path, format: str, samples: int = 3) -> list[Table]:
+def summarize_examples(source: ResolvedInput, samples: int = 3) -> list[Table]:
     """Examples by split, task and label, what was dropped, and samples.
 
     Args:
-        directory: an artifact of examples.
-        format: "conversations", "labels" or "preferences", as its facts say.
+        source: an artifact of examples, or someone's own files.
         samples: examples shown of each split, spread evenly over it.
 
     Raises:
         DataError: a file is missing or a row is malformed.
     """
-    rows: Rows = {split: list(examples_of_files([directory / f"{split}.jsonl"], format)) for split in SPLITS}
+    kind, rows = split_examples(source)
     tables = [_counts(rows)]
-    report = directory / REPORT
-    if report.is_file():
+    report = source.path / REPORT
+    if source.artifact is not None and report.is_file():
         tables.append(_dropped(json.loads(report.read_text(encoding="utf-8"))))
-    return [*tables, _samples(rows, format, samples)]
+    return [*tables, _samples(rows, kind, samples)]
 
 
 def _counts(rows: Rows) -> Table:
@@ -55,12 +53,12 @@ def _dropped(report: dict[str, Any]) -> Table:
     return Table("What came in", ["", "rows"], body)
 
 
-def _samples(rows: Rows, format: str, samples: int) -> Table:
+def _samples(rows: Rows, kind: str, samples: int) -> Table:
     columns = {
         "conversations": ["prompt", "answer"],
         "labels": ["text", "label"],
         "preferences": ["prompt", "chosen", "rejected"],
-    }[format]
+    }[kind]
     body = []
     for split, examples in rows.items():
         step = max(1, len(examples) // max(1, samples))

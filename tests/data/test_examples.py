@@ -17,6 +17,7 @@ from llmkit.data.examples import (
     read_conversations,
     read_labels,
     read_preferences,
+    split_examples,
     write_examples,
 )
 from llmkit.errors import ArtifactError, DataError
@@ -134,6 +135,19 @@ def test_rows_of_another_kind_and_rows_that_change_their_shape_are_refused(tmp_p
     with pytest.raises(DataError, match="not JSON") as caught:
         list(examples_of_files([broken], "conversations"))
     assert caught.value.where == f"{broken}:1"
+
+
+def test_the_kind_of_a_file_is_told_by_its_first_row(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", [{"text": f"text {n}", "label": "x"} for n in range(100)])
+    kind, found = split_examples(given_files(file))
+    assert kind == "labels"
+    assert list(found) == list(SPLITS)
+    assert found["train"] == read_labels(given_files(file), "train")
+    assert sum(map(len, found.values())) == 100
+    for text, problem in (("", "no row in it"), ("[]\n", "not an array"), ('{"x": 1}\n', "fit no known format")):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=problem):
+            split_examples(given_files(file))
 
 
 def test_an_unknown_split_is_a_fault_of_the_caller(tmp_path: Path) -> None:

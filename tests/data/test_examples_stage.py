@@ -254,8 +254,8 @@ def test_nothing_left_for_training_is_refused_and_an_empty_split_told(
 
 
 def test_a_summary_for_people(tmp_path: Path) -> None:
-    run(tmp_path, {"kind": "python-docs", "task": "classify", "per_label": 30})
-    counts, dropped, samples = summarize_examples(tmp_path, "labels", samples=2)
+    outcome = run(tmp_path, {"kind": "python-docs", "task": "classify", "per_label": 30})
+    counts, dropped, samples = summarize_examples(opened(tmp_path, outcome), samples=2)
     found = report(tmp_path)
     assert counts.columns == ["task", "label", *SPLITS]
     assert counts.rows[-1][2:] == [found["splits"][split]["rows"] for split in SPLITS]
