@@ -18,6 +18,7 @@ class KVCache:
         self, config: ModelConfig, slots: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         shape = (slots, config.kv_heads, capacity, config.head_width)
+        # Zeros, since places not yet written are read and weighted with zero: 0 x NaN would be NaN.
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.slots = slots

@@ -202,10 +202,11 @@ class _Batch:
         finished: list[tuple[int, Completion]] = []
         joining: list[_Request] = []
         prompts: dict[tuple[int, ...], int] = {}
+        longest = len(self.waiting[0].prompt)
         while self.waiting and len(joining) < free:
             request = self.waiting[0]
-            longest = max(len(request.prompt), *(len(prompt) for prompt in prompts), 0)
-            if request.prompt not in prompts and prompts and longest * (len(prompts) + 1) > _PREFILL_TOKENS:
+            more = len(prompts) + (request.prompt not in prompts)
+            if prompts and longest * more > _PREFILL_TOKENS:
                 break
             self.waiting.popleft()
             if request.limit == 0:

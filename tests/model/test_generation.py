@@ -292,3 +292,12 @@ def test_the_global_random_state_is_left_alone() -> None:
     before = torch.get_rng_state()
     Generator(_model()).generate(_prompts(), Sampling(max_new_tokens=5))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_prompts_that_prefill_in_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = _model(), _prompts()
+    sampling = Sampling(max_new_tokens=6, n=2)
+    expected = Generator(model).generate(prompts, sampling)
+    monkeypatch.setattr("llmkit.model.generation._PREFILL_TOKENS", 40)
+    for one, two in zip(Generator(model).generate(prompts, sampling), expected, strict=True):
+        _same(one, two)
