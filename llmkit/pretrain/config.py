@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from llmkit.config.base import Config, Facts, Finding, Input
+from llmkit.config.base import Config, Facts, Finding, Input, differs
 from llmkit.model.config import ModelConfig
 from llmkit.model.families import FAMILIES
 from llmkit.model.spec import ModelSpec
@@ -163,7 +163,7 @@ class PretrainConfig(TrainConfig):
                 key="data",
                 hint="Train a tokenizer with `algorithm: wordpiece`, or a causal model.",
             )
-        if objective == "causal" and "mask" in self.model_fields_set:
+        if objective == "causal" and differs(self, "mask"):
             yield Finding("the causal objective masks nothing.", key="mask", hint="Remove the key.")
         if self.mask.replace + self.mask.random > 1:
             yield Finding(

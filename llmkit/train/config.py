@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from llmkit.config.base import Config, Facts, Finding, StageConfig
+from llmkit.config.base import Config, Facts, Finding, StageConfig, differs
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -147,8 +147,7 @@ class TrainConfig(StageConfig):
             )
         yield from self._check_schedule()
         yield from self._check_trackers()
-        written = self.optimizer.model_fields_set
-        if self.optimizer.name != "muon" and "momentum" in written:
+        if self.optimizer.name != "muon" and differs(self.optimizer, "momentum"):
             yield Finding(
                 f"momentum is a setting of muon; {self.optimizer.name} ignores it.",
                 key="optimizer.momentum",
@@ -170,13 +169,13 @@ class TrainConfig(StageConfig):
                 key="schedule.decay_fraction",
                 hint="Shorten one of them.",
             )
-        if schedule.name != "wsd" and "decay_fraction" in schedule.model_fields_set:
+        if schedule.name != "wsd" and differs(schedule, "decay_fraction"):
             yield Finding(
                 f"decay_fraction is a setting of wsd; {schedule.name} ignores it.",
                 key="schedule.decay_fraction",
                 hint="Remove it, or set `name: wsd`.",
             )
-        if schedule.name == "constant" and "final_fraction" in schedule.model_fields_set:
+        if schedule.name == "constant" and differs(schedule, "final_fraction"):
             yield Finding(
                 "a constant learning rate has no final_fraction.",
                 key="schedule.final_fraction",

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from llmkit.model.initialization import build
+from llmkit.model.spec import ModelSpec
+from llmkit.model.transformer import Transformer
+from llmkit.pretrain.batches import Batch, causal_batch, masked_batch, split_batch
+from llmkit.pretrain.config import MaskConfig
+from llmkit.pretrain.masking import Masking
+from llmkit.pretrain.objective import LanguageModelling, held_out_loss
+from llmkit.train.losses import cross_entropy_sum
+
+VOCABULARY = 40
+
+
+def model(family: str) -> Transformer:
+    spec = ModelSpec(family=family, layers=2, width=32, heads=2, context=32, init_std=0.2)
+    return build(spec.resolve(VOCABULARY, pad_id=0), seed=1)
+
+
+def batch(family: str, rows: int = 4) -> Batch:
+    tokens = np.random.default_rng(0).integers(5, VOCABULARY, (rows, 13))
+    if family == "llama":
+        return causal_batch(tokens)
+    masking = Masking(MaskConfig(probability=0.4), mask_id=4, vocab_size=VOCABULARY, special_ids=range(5), seed=1)
+    return masked_batch(tokens, masking, "train", 0)
+
+
+def reference(family: str) -> float:
+    """Sum of -log softmax at the targets in float64, from the logits of the whole forward pass."""
+    made = batch(family)
+    logits = model(family).double()(made.input_ids).detach().numpy().reshape(-1, VOCABULARY)
+    places = range(len(logits)) if made.positions is None else made.positions.tolist()
+    total = 0.0
+    for place, target in zip(places, made.targets.tolist(), strict=True):
+        row = logits[place]
+        total += math.log(np.exp(row - row.max()).sum()) + row.max() - row[target]
+    return total
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_the_loss_is_that_of_float64(family: str) -> None:
+    output = LanguageModelling().loss(model(family), batch(family))
+    assert output.sum.item() == pytest.approx(reference(family), rel=1e-6)
+    assert output.weight == len(batch(family).targets)
+    assert output.tokens == batch(family).input_ids.numel()
+
+
+def test_the_masked_loss_ignores_what_is_not_hidden() -> None:
+    made = batch("bert")
+    assert made.positions is not None
+    network = model("bert")
+    hidden = network.hidden(made.input_ids)
+    disturbed = hidden.detach().clone().requires_grad_()
+    elsewhere = torch.ones(made.input_ids.numel(), dtype=torch.bool)
+    elsewhere[made.positions] = False
+    network.hidden = lambda *arguments: disturbed  # type: ignore[method-assign]
+    LanguageModelling().loss(network, made).sum.backward()
+    assert disturbed.grad is not None
+    gradient = disturbed.grad.flatten(0, 1)
+    assert not gradient[elsewhere].any()
+    assert gradient[made.positions].any(1).all()
+
+
+def gradients(family: str, micro_batch_size: int) -> dict[str, Tensor]:
+    network, objective = model(family), LanguageModelling()
+    parts = split_batch(batch(family), micro_batch_size)
+    weight = 0.0
+    for part in parts:
+        output = objective.loss(network, part)
+        output.sum.backward()
+        weight += float(output.weight)
+    return {name: p.grad / weight for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_gradients_do_not_depend_on_the_micro_batch(family: str, micro_batch_size: int) -> None:
+    whole, parts = gradients(family, 4), gradients(family, micro_batch_size)
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        assert (gradient - parts[name]).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "vocabulary"), [(1, 2), (7, 33), (300, 50)])
+def test_cross_entropy_and_its_gradient_are_those_of_float64(dtype: torch.dtype, rows: int, vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = (8 * torch.randn(rows, vocabulary, generator=generator)).to(dtype).requires_grad_()
+    targets = torch.randint(vocabulary, (rows,), generator=generator)
+    found = cross_entropy_sum(logits, targets)
+    (found * 0.5).backward()
+    exact = logits.detach().double().numpy()
+    shifted = np.exp(exact - exact.max(1, keepdims=True))
+    probabilities = shifted / shifted.sum(1, keepdims=True)
+    expected = -np.log(probabilities[np.arange(rows), targets.numpy()]).sum()
+    probabilities[np.arange(rows), targets.numpy()] -= 1
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert logits.grad is not None
+    assert logits.grad.dtype == dtype
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
+    np.testing.assert_allclose(logits.grad.double().numpy(), probabilities * 0.5, rtol=tolerance * 10, atol=tolerance)
+
+
+def test_cross_entropy_survives_extreme_logits() -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], requires_grad=True)
+    found = cross_entropy_sum(logits, torch.tensor([1, 2]))
+    found.backward()
+    assert found.item() == pytest.approx(2e4 + math.log(3))
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_the_measure_on_held_out_text() -> None:
+    network = model("llama").eval()
+    parts = split_batch(batch("llama"), 2)
+    with torch.no_grad():
+        found = held_out_loss(parts, bits_per_byte=0.25)(network)
+    loss = reference("llama") / 48
+    assert found["loss"] == pytest.approx(loss, rel=1e-6)
+    assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(loss * 0.25, rel=1e-6)
+    with torch.no_grad():
+        assert "bits_per_byte" not in held_out_loss(parts, None)(network)
