@@ -59,7 +59,7 @@ class MissingDependencyError(LLMKitError):
     """An optional package is needed and not installed."""
 
 
-class Interrupted(LLMKitError):  # noqa: N818 - a request to stop, not a mistake
+class Interrupted(LLMKitError):
     """The person or the machine asked the work to stop; what could be saved has been saved.
 
     Args:

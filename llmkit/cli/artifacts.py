@@ -14,6 +14,10 @@ from llmkit.errors import ConfigError
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="An artifact, a run, a model directory, or a data file.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", "-t", help="Show conversations as this tokenizer's tokens, with loss masks."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what an artifact is.
@@ -22,7 +26,7 @@ def inspect(
     """
     from llmkit.pipeline.inspect import inspect_path, show_inspection
 
-    found = inspect_path(path)
+    found = inspect_path(path, tokenizer)
     if as_json:
         emit_json(found)
     else:

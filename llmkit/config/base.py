@@ -49,6 +49,11 @@ class Config(BaseModel):
         return data
 
 
+def differs(settings: Config, name: str) -> bool:
+    """Whether a setting is other than its default: to write the default is to say nothing."""
+    return bool(getattr(settings, name) != type(settings).model_fields[name].get_default(call_default_factory=True))
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something wrong (`error`) or worth knowing (`warning`) in a configuration or in what it points to.

@@ -16,6 +16,7 @@ from llmkit.data.python_objects import library_folder
 from llmkit.errors import DataError
 from llmkit.store.files import write_json_atomic
 from llmkit.store.splits import SPLITS
+from llmkit.store.attempts import start_over
 from llmkit.store.stage import Context, Outcome
 
 REPORT = "report.json"
@@ -60,6 +61,7 @@ def run(config: ExamplesConfig, context: Context) -> Outcome:
         DataError: a row is malformed, or nothing is left for training.
     """
     started = time.monotonic()
+    start_over(context.directory)
     own_parts = [] if isinstance(config.source, PythonSource) else list(config.source.parts())
     built = build(candidate_parts(config, context), remaining_fractions(config.splits, own_parts), config.limit)
     report = built.report()

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from llmkit.config.base import Config, Facts, Finding, Input
+from llmkit.config.base import Config, Facts, Finding, Input, differs
 from llmkit.rlhf.rewards import Reward
 from llmkit.rlhf.variants import AdvantageScale, Aggregation, Algorithm, PreferenceLoss
 from llmkit.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -212,8 +212,7 @@ class RLHFConfig(TrainConfig):
 
     def _check_keys(self) -> Iterator[Finding]:
         for key, algorithms in _ONLY_FOR.items():
-            written = key in self.model_fields_set and getattr(self, key) not in (None, [])
-            if written and self.algorithm not in algorithms:
+            if differs(self, key) and self.algorithm not in algorithms:
                 yield Finding(
                     f"`{key}` belongs to the algorithm {' or '.join(algorithms)}; {self.algorithm} has no use for it.",
                     key=key,
@@ -235,7 +234,7 @@ class RLHFConfig(TrainConfig):
                 key="rewards",
                 hint="Name functions in `rewards` (such as exact_match), a `reward_model`, or both.",
             )
-        if self.reward_model is None and "reward_model_weight" in self.model_fields_set:
+        if self.reward_model is None and differs(self, "reward_model_weight"):
             yield Finding("there is no `reward_model` that this weight could be for.", key="reward_model_weight")
         if self.completions % self.group_size:
             yield Finding(
@@ -244,8 +243,7 @@ class RLHFConfig(TrainConfig):
                 key="grpo.group_size" if self.grpo is not None else "batch_size",
                 hint="Change `batch_size` or `grpo.group_size`.",
             )
-        written = () if self.rollout is None else self.rollout.model_fields_set
-        if "unfinished_penalty" in written and self.rollouts.unfinished != "penalty":
+        if differs(self.rollouts, "unfinished_penalty") and self.rollouts.unfinished != "penalty":
             yield Finding(
                 f"unfinished_penalty belongs to `unfinished: penalty`, not to `{self.rollouts.unfinished}`.",
                 key="rollout.unfinished_penalty",

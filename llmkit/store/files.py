@@ -60,7 +60,8 @@ def sync_file(path: Path) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader, or a machine that lost power, sees the old bytes or the new ones."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # One name for every attempt: what a killed one left is written over and not left beside the file for ever.
+    beside = path.with_name(f".{path.name}.tmp")
     try:
         with beside.open("w", encoding="utf-8") as stream:
             stream.write(text)

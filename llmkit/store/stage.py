@@ -45,10 +45,19 @@ class ResolvedInput:
     @property
     def tokenizer_directory(self) -> Path:
         """The folder with `tokenizer.json` of a tokenizer, tokens or model input."""
-        for candidate in (self.path / "tokenizer", self.path / "model", self.path):
-            if (candidate / "tokenizer.json").is_file():
-                return candidate
-        raise ArtifactError("there is no tokenizer (tokenizer.json) here.", where=str(self.path))
+        return tokenizer_directory(self.path)
+
+
+def tokenizer_directory(path: Path) -> Path:
+    """The folder with `tokenizer.json` in an artifact, a model directory or a tokenizer directory.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    for candidate in (path / "tokenizer", path / "model", path):
+        if (candidate / "tokenizer.json").is_file():
+            return candidate
+    raise ArtifactError("there is no tokenizer (tokenizer.json) here.", where=str(path))
 
 
 @dataclass(frozen=True)

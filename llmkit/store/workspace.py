@@ -1,7 +1,7 @@
 """Where a stage writes until it is done: a folder beside the artifact's place, kept when the work is interrupted.
 
-The folder is named after the digest of settings, inputs and code version (`pretrain.partial-1a2b3c4d5e6f`). An
-attempt with the same digest goes on in it; one with other settings gets a folder of its own, and the work in the first is not lost.
+The folder is named after the digest of settings, inputs and code version (`pretrain.partial-1a2b3c4d5e6f`). An attempt
+with the same digest goes on in it; one with other settings gets a folder of its own, and the work in the first is kept.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 from llmkit.config.base import Facts, Finding
 from llmkit.console import say
 from llmkit.errors import DataError, LLMKitError
+from llmkit.store.attempts import start_over
 from llmkit.store.documents import Document, count_documents, read_documents, read_texts
 from llmkit.store.files import write_json_atomic
 from llmkit.store.stage import Context, Outcome
@@ -48,6 +49,7 @@ def check(config: TokenizerConfig, context: Context) -> list[Finding]:
 def run(config: TokenizerConfig, context: Context) -> Outcome:
     """Train the tokenizer, save it to `tokenizer/`, and write `report.json`."""
     started = time.monotonic()
+    start_over(context.directory)
     sample = _sample(context.inputs["data"].path, config.max_bytes, context)
     say(f"{context.name}: learning {config.vocab_size:,} tokens from {sample.bytes / 1e6:,.1f} MB of text")
     tokenizer = _train(config, context, sample.texts)

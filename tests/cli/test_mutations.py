@@ -16,7 +16,25 @@ from llmkit.cli.main import app
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 MUTATIONS = 200
-STRANGE: list[Any] = [None, True, -1, 0, 10**12, 2.5, 1e308, "", "x", "../..", "hf:", [], {}, [[]], {"a": {}}, "1", "\u202e"]
+STRANGE: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    10**12,
+    2.5,
+    1e308,
+    "",
+    "x",
+    "../..",
+    "hf:",
+    [],
+    {},
+    [[]],
+    {"a": {}},
+    "1",
+    "\u202e",
+]
 
 Place = tuple[Any, Any]  # a mapping or list, and a key or index of it
 
@@ -60,7 +78,10 @@ def mutations() -> Iterator[tuple[str, str]]:
         source = CONFIGS[number % len(CONFIGS)]
         config = yaml.safe_load(source.read_text(encoding="utf-8"))
         done = [mutate(config, chance) for _ in range(1 + number % 2)]
-        yield f"{number} {source.stem} " + " and ".join(done), yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        yield (
+            f"{number} {source.stem} " + " and ".join(done),
+            yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        )
 
 
 @pytest.fixture(autouse=True)
