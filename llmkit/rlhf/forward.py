@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmkit.model.transformer import Transformer
-from llmkit.rlhf.losses.logprobs import token_entropies, token_logprobs
+from llmkit.rlhf.losses.logprobs import token_logprobs, token_logprobs_and_entropies
 
 
 class TokenTerms(NamedTuple):
@@ -44,10 +44,9 @@ def answer_terms(
         entropy_gradient: whether entropies are differentiable.
     """
     hidden = model.hidden(input_ids[:, :-1])[mask]
-    logits = model.head(hidden)
-    logprobs = token_logprobs(logits, input_ids[:, 1:][mask], temperature)
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        entropies = token_entropies(logits, temperature)
+    logprobs, entropies = token_logprobs_and_entropies(
+        model.head(hidden), input_ids[:, 1:][mask], temperature, entropy_gradient=entropy_gradient
+    )
     return TokenTerms(scatter(logprobs, mask), scatter(entropies, mask), hidden)
 
 

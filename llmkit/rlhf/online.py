@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,7 +77,7 @@ class Answerer:
             n=samples,
         )
         generator = Generator(self.policy, decode=self.tokenizer.decode, max_batch=self.config.rollouts.concurrency)
-        with _uncompiled(self.config.compile):
+        with _free_to_generate(self.config.compile, next(self.policy.parameters()).device):
             completions = generator.generate([prompt.ids for prompt in prompts], sampling)
         asked = [prompt for prompt in prompts for _ in range(samples)]
         return completions, self.scorer.score(asked, [completion.text or "" for completion in completions])
@@ -273,10 +273,20 @@ def validation_rewards(answerer: Answerer, prompts: Sequence[Prompt]) -> Callabl
 
 
 @contextmanager
-def _uncompiled(compiled: bool) -> Iterator[None]:
-    """Run compiled blocks as they are written: generation's ever new shapes would compile again and again."""
-    if not compiled:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+def _free_to_generate(compiled: bool, device: torch.device) -> Iterator[None]:
+    """Lift what is set for training and does not suit generation.
+
+    Compiled blocks run as they are written: ever new shapes would be compiled again and again. On a GPU torch knows no
+    kernel for cumulative sums that it calls deterministic; those of the sampler are of rows and in double precision,
+    where another order of addition does not change a draw.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        if device.type != "cuda" or not deterministic:
+            yield
+            return
+        torch.use_deterministic_algorithms(False)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(True)

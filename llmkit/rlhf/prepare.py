@@ -71,44 +71,58 @@ def describe_long(config: RLHFConfig, examples: Examples[Any], limit: int) -> Fi
 def train_and_validation_pairs(
     config: RLHFConfig, context: Context, tokenizer: Tokenizer
 ) -> tuple[Examples[Pair], list[Pair]]:
-    """Preferences to learn from, and those of the validation split that are measured."""
+    """Preferences to learn from, and those of the validation split that are measured.
+
+    Raises:
+        DataError: there are none, or some are malformed or longer than they may be.
+    """
     limit, source = length_limit(config, context), context.inputs["data"]
     found = load_pairs(source, "train", tokenizer, limit)
-    _require(config, context, found, limit)
     held_out = load_pairs(source, "validation", tokenizer, limit)
-    return found, _measured(config, context, held_out.rows)
+    return _accepted(config, context, found, limit), _measured(config, context, held_out, limit)
 
 
 def train_and_validation_prompts(
     config: RLHFConfig, context: Context, tokenizer: Tokenizer
 ) -> tuple[Examples[Prompt], list[Prompt]]:
-    """Prompts to answer, and those of the validation split that are measured."""
+    """Prompts to answer, and those of the validation split that are measured.
+
+    Raises:
+        DataError: there are none, or some are malformed or longer than they may be.
+    """
     limit, source = length_limit(config, context), context.inputs["data"]
     found = load_prompts(source, "train", tokenizer, limit)
-    _require(config, context, found, limit)
     held_out = load_prompts(source, "validation", tokenizer, limit)
-    return found, _measured(config, context, held_out.rows)
+    return _accepted(config, context, found, limit), _measured(config, context, held_out, limit)
 
 
-def _require(config: RLHFConfig, context: Context, examples: Examples[Any], limit: int) -> None:
-    finding = describe_long(config, examples, limit)
-    if finding is not None and finding.severity == "error":
-        raise DataError(finding.message, where=context.place("data"), hint=finding.hint)
+def _accepted(config: RLHFConfig, context: Context, examples: Examples[Row], limit: int) -> Examples[Row]:
+    _report_long(config, context, examples, limit)
     if not examples.rows:
         raise DataError("there are no training examples.", where=context.place("data"))
-    if finding is not None:
-        warn(f"{context.name}: {finding.message} {finding.hint}")
     say(f"{context.name}: {len(examples.rows):,} training examples")
+    return examples
 
 
-def _measured(config: RLHFConfig, context: Context, rows: list[Row]) -> list[Row]:
+def _measured(config: RLHFConfig, context: Context, examples: Examples[Row], limit: int) -> list[Row]:
     """As many held-out examples as are measured each time, chosen by the seed."""
+    _report_long(config, context, examples, limit)
+    rows = examples.rows
     if not rows:
         warn(f"{context.name}: there are no validation examples, so nothing is measured on held-out data")
         return []
     count = min(len(rows), config.evaluate_batches * config.batch_size)
     chosen = EpochSampler(len(rows), count, derive_seed(context.seed, "validation")).indices(0)
     return [rows[row] for row in sorted(chosen.tolist())]
+
+
+def _report_long(config: RLHFConfig, context: Context, examples: Examples[Row], limit: int) -> None:
+    finding = describe_long(config, examples, limit)
+    if finding is None:
+        return
+    if finding.severity == "error":
+        raise DataError(finding.message, where=context.place("data"), hint=finding.hint)
+    warn(f"{context.name}: {finding.message} {finding.hint}")
 
 
 def open_model(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> Transformer:

@@ -41,5 +41,5 @@ class SampleLog:
     def _lines(self) -> list[str]:
         if not self.path.is_file():
             return []
-        text = self.path.read_text(encoding="utf-8")
-        return [line + "\n" for line in text.split("\n") if line.endswith("}")]
+        # What comes after the last line end is a line that was cut off.
+        return [line + "\n" for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]]

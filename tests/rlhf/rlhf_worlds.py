@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from llmkit.rlhf.config import RLHFConfig
 from llmkit.store.stage import Context, ResolvedInput
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.tokenizer.training import bpe_settings, train_bpe
+from llmkit.train.engine import Engine
 
 # One token a word and one for the end of turn, so that few steps teach much.
 TEMPLATE = (
@@ -94,6 +96,9 @@ def preferences(count: int, better: str = " red", seed: int = 0) -> list[dict[st
 
 def context(directory: Path, model: Path, data: Path, reward_model: Path | None = None, seed: int = 11) -> Context:
     directory.mkdir(parents=True, exist_ok=True)
+    # As an interrupted attempt leaves it: measuring the machine takes longer than these trainings.
+    engine = Engine("cpu", 1, "fp32", "for tests", 1e9)
+    (directory / "engine.json").write_text(json.dumps(asdict(engine)), encoding="utf-8")
     inputs = {
         "model": ResolvedInput("model", str(model), model, "m", Facts("model", read_model_facts(model))),
         "data": ResolvedInput("data", str(data), data, "d", Facts("file", {"suffix": data.suffix})),

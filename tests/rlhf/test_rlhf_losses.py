@@ -17,7 +17,7 @@ from llmkit.rlhf.losses.advantages import (
     masked_whiten,
     token_rewards,
 )
-from llmkit.rlhf.losses.logprobs import token_entropies, token_logprobs
+from llmkit.rlhf.losses.logprobs import token_logprobs, token_logprobs_and_entropies
 from llmkit.rlhf.losses.policy import aggregate, clipped_policy_loss, clipped_value_loss, kl_estimate
 from llmkit.rlhf.losses.preference import bradley_terry_loss, dpo_loss
 
@@ -61,13 +61,26 @@ class TestLogprobs:
         found = token_logprobs(torch.tensor([[1e4, 0.0, -1e4]]), torch.tensor([1]))
         assert found.item() == pytest.approx(-1e4)
 
-    def test_entropy_of_known_distributions(self) -> None:
-        logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64))
-        assert token_entropies(logits).tolist() == pytest.approx([1.5 * math.log(2), math.log(3)])
+    @pytest.mark.parametrize("entropy_gradient", [False, True])
+    def test_entropy_of_known_distributions(self, entropy_gradient: bool) -> None:
+        logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)) + 7.0
+        targets = torch.tensor([0, 2])
+        options = {"entropy_gradient": entropy_gradient}
+        logprobs, entropies = token_logprobs_and_entropies(logits, targets, **options)
+        assert logprobs.tolist() == pytest.approx([math.log(0.5), math.log(1 / 3)])
+        assert entropies.tolist() == pytest.approx([1.5 * math.log(2), math.log(3)])
         sharp = [p**2 for p in (0.5, 0.25, 0.25)]
         probabilities = [p / sum(sharp) for p in sharp]
         expected = -sum(p * math.log(p) for p in probabilities)
-        assert token_entropies(logits[0], temperature=0.5).item() == pytest.approx(expected)
+        found = token_logprobs_and_entropies(logits[0], targets[0], 0.5, **options)[1]
+        assert found.item() == pytest.approx(expected)
+
+    def test_gradient_of_the_entropy_against_finite_differences(self) -> None:
+        logits, targets = doubles(4, 6).requires_grad_(), torch.tensor([5, 0, 3, 3])
+        assert torch.autograd.gradcheck(
+            lambda x: token_logprobs_and_entropies(x, targets, 0.7, entropy_gradient=True), (logits,)
+        )
+        assert not token_logprobs_and_entropies(logits, targets)[1].requires_grad
 
 
 class TestBradleyTerry:

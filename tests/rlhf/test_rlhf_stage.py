@@ -18,6 +18,7 @@ from llmkit.model.sampling import Sampling
 from llmkit.rlhf.config import RLHFConfig
 from llmkit.rlhf.online import RolloutSource
 from llmkit.rlhf.preferences import PairSource
+from llmkit.rlhf.samples import SampleLog
 from llmkit.rlhf.stage import check, plan, run
 from llmkit.store.stage import Context
 from llmkit.tokenizer.tokenizer import Tokenizer
@@ -304,3 +305,16 @@ def test_plan() -> None:
     online = plan(worlds.settings("ppo", rewards=["contains"], steps=10, batch_size=4), facts)
     assert (online.tokens, online.memory_bytes["reference"]) == (10 * 4 * 64, 4000)
     assert plan(worlds.settings("dpo"), {"model": Facts("model")}).parameters is None
+
+
+def test_samples_of_a_stopped_attempt_are_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_text('{"step": 0, "a": 1}\n{"step": 4, "a": 2}\n{"step": 8, "scores": {}')
+    log = SampleLog(tmp_path, 1)
+    log.write(4, [{"a": 3}])
+    log.write(8, [{"a": "\u2028"}])
+    lines = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line) for line in lines[:-1]] == [
+        {"step": 0, "a": 1},
+        {"step": 4, "a": 3},
+        {"step": 8, "a": "\u2028"},
+    ]

@@ -25,6 +25,12 @@ class _SelectedLogprobs(torch.autograd.Function):
         return through.scatter_add_(-1, targets[..., None], grad), None
 
 
+def scaled_logits(logits: Tensor, temperature: float) -> Tensor:
+    """`logits / temperature`, in float32 at least."""
+    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return wide if temperature == 1.0 else wide / temperature
+
+
 def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability of each target under the softmax of `logits / temperature`, in float32 at least.
 
@@ -36,14 +42,28 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) ->
     Returns:
         [...] log-probabilities (natural logarithm), differentiable once with respect to the logits.
     """
-    scaled = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    scaled = scaled if temperature == 1.0 else scaled / temperature
-    result: Tensor = _SelectedLogprobs.apply(scaled, targets)
+    result: Tensor = _SelectedLogprobs.apply(scaled_logits(logits, temperature), targets)
     return result
 
 
-def token_entropies(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy (nats) of the softmax of `logits / temperature`: [..., vocabulary] -> [...]."""
-    scaled = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    logprobs = torch.log_softmax(scaled / temperature, dim=-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+def token_logprobs_and_entropies(
+    logits: Tensor, targets: Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs`, and the entropy (nats) of the distribution that each target stands in.
+
+    The entropy is `log sum exp(x) - sum softmax(x) x`; its first term comes for free with the log-probability.
+
+    Args:
+        logits, targets, temperature: as for `token_logprobs`.
+        entropy_gradient: whether entropies are differentiable; without, they take one pass over the logits.
+
+    Returns:
+        two tensors [...].
+    """
+    scaled = scaled_logits(logits, temperature)
+    logprobs: Tensor = _SelectedLogprobs.apply(scaled, targets)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        normalizers = scaled.gather(-1, targets[..., None]).squeeze(-1) - logprobs
+        probabilities = torch.softmax(scaled, dim=-1)
+        weighted = probabilities * scaled if entropy_gradient else probabilities.mul_(scaled)
+        return logprobs, normalizers - weighted.sum(-1)
