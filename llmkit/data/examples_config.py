@@ -13,7 +13,7 @@ from llmkit.config.base import Config, Facts, Finding, Input, StageConfig
 from llmkit.data.examples_formats import ColumnNames, kind_of_format
 from llmkit.store.splits import SPLITS, Split, Splits
 
-ChatTaskName = Literal["describe", "brief", "kind", "module", "words", "initials", "parameters", "arity"]
+ChatTaskName = Literal["describe", "brief", "kind", "module", "words", "parameters", "arity"]
 FormatName = Literal[
     "auto", "messages", "sharegpt", "alpaca", "prompt-completion", "labels", "preferences", "dialogues"
 ]
@@ -35,7 +35,7 @@ class ChatSource(PythonSource):
 
     task: ChatTaskName
     """What is asked: `describe` (what does it do), `brief` (the same in a given number of words), `kind` (module,
-    class, function or method), `module` (where is it defined), `words` and `initials` (of a name), `parameters`
+    class, function or method), `module` (where is it defined), `words` (of a name, joined by hyphens), `parameters`
     (their names), `arity` (their number)."""
     wordings: int = Field(default=3, ge=1, le=4)
     """How many ways of asking are used, as far as the task has them."""

@@ -14,9 +14,9 @@ from llmkit.data.examples_config import DatasetRowsSource, ExamplesConfig, Files
 from llmkit.data.examples_sources import candidate_parts, dataset_records, record_parts, row_problem
 from llmkit.data.python_objects import library_folder
 from llmkit.errors import DataError
+from llmkit.store.attempts import start_over
 from llmkit.store.files import write_json_atomic
 from llmkit.store.splits import SPLITS
-from llmkit.store.attempts import start_over
 from llmkit.store.stage import Context, Outcome
 
 REPORT = "report.json"

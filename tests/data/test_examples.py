@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit.config.base import Facts
@@ -159,6 +159,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lam
 names = st.one_of(st.none(), st.text("abc", min_size=1))
 
 
+@settings(deadline=None, max_examples=50)
 @given(texts, texts, texts, names)
 def test_what_is_written_is_read_back(first: str, second: str, third: str, task: str | None) -> None:
     import tempfile

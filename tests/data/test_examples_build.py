@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit.data.examples import LabelledText
@@ -59,6 +59,7 @@ def test_a_limit_ends_the_reading_of_each_part() -> None:
     assert len(read) == 10
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 60))))
 def test_no_group_is_in_two_splits_and_counts_add_up(pairs: list[tuple[int, int]]) -> None:
     built = build([[candidate(f"group {group}", f"text {text}") for group, text in pairs]], HALVES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,8 +16,6 @@ from llmkit.data.examples import Conversation
 from llmkit.data.examples_build import Candidate
 from llmkit.data.python_objects import PythonObject
 from llmkit.data.tasks.prose import first_sentence
-
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +88,12 @@ def _module(item: PythonObject) -> Question | str:
 
 def _words(item: PythonObject) -> Question | str:
     name = item.name.rpartition(".")[2]
-    words = split_words(name)
-    if words is None:
-        return "name of one word, or with digits"
-    answer = " ".join(words)
-    mistakes = (" ".join(words[1:]), " ".join(words[:-1]), "".join(words), " ".join([*words[:-1], *words[-1:] * 2]))
+    words = name.split("_")
+    if len(words) < 2 or not all(word.isalpha() for word in words):
+        return "name without underscores, or with digits"
+    answer = "-".join(words)
+    mistakes = (name, "".join(words), "-".join(words[1:]), "-".join(words[:-1]), f"{answer}-{words[-1]}")
     return Question(name, answer, name, mistakes)
-
-
-def _initials(item: PythonObject) -> Question | str:
-    name = item.name.rpartition(".")[2]
-    words = split_words(name)
-    if words is None:
-        return "name of one word, or with digits"
-    answer = "".join(word[0] for word in words)
-    mistakes = (answer[:-1], answer[::-1], answer + answer[-1], words[0][:2])
-    return Question(name, answer, name, tuple(text for text in mistakes if text != answer))
 
 
 def _parameters(item: PythonObject) -> Question | str:
@@ -149,10 +136,7 @@ CHAT_TASKS: Mapping[str, ChatTask] = {
         most=150,
     ),
     "words": ChatTask(
-        ("Which words make up the name `{}`?", "Write `{}` as separate words.", "Split `{}` into words."), _words
-    ),
-    "initials": ChatTask(
-        ("What are the initials of `{}`?", "Abbreviate `{}`.", "Take the first letter of each word of `{}`."), _initials
+        ("Write `{}` with hyphens.", "Put hyphens into `{}`.", "Join the words of `{}` with hyphens."), _words
     ),
     "parameters": ChatTask(
         ("Which parameters does `{}` take?", "Name the parameters of `{}`.", "List what can be passed to `{}`."),
@@ -160,18 +144,6 @@ CHAT_TASKS: Mapping[str, ChatTask] = {
     ),
     "arity": ChatTask(("How many parameters does `{}` take?", "Count the parameters of `{}`."), _arity, most=1500),
 }
-
-
-def split_words(name: str) -> list[str] | None:
-    """The words of an identifier in snake case or in capitals ("move_to_end", "OrderedDict"), in lower case.
-
-    Returns:
-        the words, or None where there is but one, or where something else than letters and underscores is in it.
-    """
-    words = _WORDS.findall(name)
-    if len(words) < 2 or len("".join(words)) != len(name.replace("_", "")):
-        return None
-    return [word.lower() for word in words]
 
 
 def parameter_names(signature: str) -> list[str]:
