@@ -142,7 +142,12 @@ def progress(label: str, total: int | None = None, done: int = 0) -> Iterator[Pr
         yield Progress(label, total, done, sys.stderr)
 
 
-def summary_line(values: Mapping[str, Any]) -> str:
-    """`a 1.234, b 5` from a mapping, for the closing line of a stage; nested values are left out."""
-    shown = [f"{key} {format_cell(value)}" for key, value in values.items() if not isinstance(value, (dict, list))]
-    return ", ".join(shown)
+def summary_line(values: Mapping[str, Any], most: int = 5) -> str:
+    """`a 1.234, b 5` from the first numbers of a mapping, for the closing line of a stage.
+
+    Values of the last training step, cost and nested values are left to the manifest and the report.
+    """
+    hidden = ("train_", "seconds", "flops")
+    shown = {key: value for key, value in values.items() if not key.startswith(hidden)}
+    numbers = [f"{key} {format_cell(value)}" for key, value in shown.items() if isinstance(value, (int, float, str))]
+    return ", ".join(numbers[:most])

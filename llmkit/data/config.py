@@ -61,7 +61,7 @@ class PythonDocsSource(SourceConfig):
     """Language of the texts, as a BCP 47 tag."""
     split_key: str | None = "module"
     """Documents that agree in this go into the same split. By default the module, since a docstring stands in its
-    module's source as well."""
+    module's source as well; `object` divides more finely, and goes with `strip_docstrings`."""
 
 
 class FileSource(SourceConfig):

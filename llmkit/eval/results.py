@@ -20,8 +20,8 @@ def write_results(directory: Path, results: Mapping[str, Any], samples: Iterable
     write_json_atomic(directory / RESULTS, results)
 
 
-def results_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """A table of models against metrics, the best model of each row marked with `*`.
+def results_tables(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """A table for each task: metrics against the models that can do it, the best of each row marked with `*`.
 
     Parts of a task (`answers/short`) are left out: they are many, and in the file.
 
@@ -29,26 +29,26 @@ def results_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Any]
         results: the contents of `results.json`.
 
     Returns:
-        names of the columns (task, metric, each model, baseline) and rows of texts: a task's name in its first row
-        only, a model's figure, the figures and names of the baselines.
+        for each task its name, the columns (metric, each model measured, baseline) and rows of texts.
     """
-    models = list(results["models"])
-    rows: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    rows: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
     for result in results["results"]:
         if "/" not in result["task"]:
-            rows.setdefault((result["task"], result["metric"]), {})[result["model"]] = result
+            rows.setdefault(result["task"], {}).setdefault(result["metric"], {})[result["model"]] = result
     baselines: dict[tuple[str, str], list[str]] = {}
     for result in results["baselines"]:
         cell = f"{format_cell(result['value'])} {result['model']}"
         baselines.setdefault((result["task"], result["metric"]), []).append(cell)
-    table: list[list[Any]] = []
-    previous = ""
-    for (task, metric), by_model in rows.items():
-        best = best_model(list(by_model.values()))
-        cells = [_cell(by_model.get(model), marked=model == best) for model in models]
-        table.append(["" if task == previous else task, metric, *cells, "\n".join(baselines.get((task, metric), []))])
-        previous = task
-    return ["task", "metric", *models, "baseline"], table
+    tables = []
+    for task, by_metric in rows.items():
+        models = [model for model in results["models"] if any(model in found for found in by_metric.values())]
+        body = []
+        for metric, by_model in by_metric.items():
+            best = best_model(list(by_model.values()))
+            cells = [_cell(by_model.get(model), marked=model == best) for model in models]
+            body.append([metric, *cells, "\n".join(baselines.get((task, metric), []))])
+        tables.append((task, ["metric", *models, "baseline"], body))
+    return tables
 
 
 def best_model(results: Sequence[Mapping[str, Any]]) -> str | None:

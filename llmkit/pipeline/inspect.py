@@ -24,8 +24,8 @@ def inspect_path(path: Path, tokenizer: str | None = None) -> dict[str, Any]:
     """Describe what stands at a path.
 
     Args:
-        path: a run, an artifact (every file of which is checked against its manifest), a model or tokenizer directory, or
-            a file of examples.
+        path: a run, an artifact (every file of which is checked against its manifest), a model or tokenizer
+            directory, or a file of examples.
         tokenizer: a folder with a tokenizer, to show conversations as tokens with their loss masks.
 
     Returns:
@@ -123,10 +123,10 @@ def _details(artifact: Artifact, tokenizer: str | None) -> list[Table]:
 
 
 def _results(path: Path) -> list[Table]:
-    from llmkit.eval.results import results_table
+    from llmkit.eval.results import results_tables
 
-    columns, rows = results_table(json.loads((path / "results.json").read_text(encoding="utf-8")))
-    return [Table("Results", list(columns), [list(row) for row in rows])]
+    tables = results_tables(json.loads((path / "results.json").read_text(encoding="utf-8")))
+    return [Table(task, columns, [list(row) for row in rows]) for task, columns, rows in tables]
 
 
 def _model(path: Path) -> tuple[dict[str, Any], list[Table]]:

@@ -29,8 +29,8 @@ def stage_summary(pipeline: Pipeline, state: StageState) -> dict[str, Any]:
 def show_results(pipeline: Pipeline, evaluations: Iterable[StageState]) -> None:
     """Print the table of each evaluation."""
     for state in evaluations:
-        from llmkit.eval.results import results_table
+        from llmkit.eval.results import results_tables
 
         file = stage_directory(pipeline.experiment, state.name) / "results.json"
-        columns, rows = results_table(json.loads(file.read_text(encoding="utf-8")))
-        emit_table(columns, rows, title=state.name)
+        for task, columns, rows in results_tables(json.loads(file.read_text(encoding="utf-8"))):
+            emit_table(columns, rows, title=f"{state.name}: {task}")

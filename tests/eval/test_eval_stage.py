@@ -11,7 +11,7 @@ import pytest
 from llmkit.errors import ModelError
 from llmkit.eval import stage
 from llmkit.eval.config import EvalConfig
-from llmkit.eval.results import results_table
+from llmkit.eval.results import results_tables
 from llmkit.eval.tasks.generate import Generate
 from llmkit.store.stage import Context, ResolvedInput
 
@@ -203,7 +203,7 @@ def test_the_table_marks_the_best_model_and_names_baselines() -> None:
     def row(model: str, metric: str, value: float, better: str | None) -> dict[str, Any]:
         return {"model": model, "task": "t", "metric": metric, "value": value, "better": better}
 
-    columns, rows = results_table(
+    ((task, columns, rows),) = results_tables(
         {
             "models": {"a": {}, "b": {}},
             "results": [
@@ -214,10 +214,11 @@ def test_the_table_marks_the_best_model_and_names_baselines() -> None:
             "baselines": [row("gzip -9", "loss", 3.0, "lower"), row("xz -9", "loss", 2.75, "lower")],
         }
     )  # fmt: skip
-    assert columns == ["task", "metric", "a", "b", "baseline"]
+    assert task == "t"
+    assert columns == ["metric", "a", "b", "baseline"]
     assert rows == [
-        ["t", "loss", "2.5", "2*", "3 gzip -9\n2.75 xz -9"],
-        ["", "accuracy", "0.5", "0.5", ""],
-        ["", "length", "30", "31", ""],
-        ["", "win_rate vs a", "", "0.75", ""],
+        ["loss", "2.5", "2*", "3 gzip -9\n2.75 xz -9"],
+        ["accuracy", "0.5", "0.5", ""],
+        ["length", "30", "31", ""],
+        ["win_rate vs a", "", "0.75", ""],
     ]

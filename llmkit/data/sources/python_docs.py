@@ -26,7 +26,8 @@ class PythonDocsReader:
     """Reads the reference topic by topic, then module by module the docstrings and the source.
 
     The path of a document is `reference/<topic>`, `docstrings/<object>` or `source/<file>`. Its metadata name the
-    `part`, and the `module` under which people know the text: the docstrings and the source of one module share it.
+    `part`, the `object` (topic, documented object or module), and the `module` under which people know the text: the
+    docstrings and the source of one module share it.
     """
 
     def __init__(self, config: PythonDocsSource) -> None:
@@ -51,7 +52,7 @@ class PythonDocsReader:
         config = self._config
         if "reference" in config.parts:
             for name, text in topics().items():
-                yield make_record(config, text, f"reference/{name}", {"part": "reference"})
+                yield make_record(config, text, f"reference/{name}", {"part": "reference", "object": name})
         described: set[str] = set()
         for module in python_modules():
             if self._left_out(module.name):
@@ -71,12 +72,13 @@ class PythonDocsReader:
             if item.docstring and item.name not in described and not self._left_out(item.module):
                 described.add(item.name)
                 text = f"{item.name}{item.signature}\n\n{item.docstring}"
-                metadata = {"part": "docstrings", "module": item.module}
+                metadata = {"part": "docstrings", "object": item.name, "module": item.module}
                 yield make_record(self._config, text, f"docstrings/{item.name}", metadata)
 
     def _source(self, module: PythonModule, public: str) -> Record:
         text = without_docstrings(module.source) if self._config.strip_docstrings else module.source
-        return make_record(self._config, text, f"source/{module.path}", {"part": "source", "module": public})
+        metadata = {"part": "source", "object": public, "module": public}
+        return make_record(self._config, text, f"source/{module.path}", metadata)
 
     def _left_out(self, name: str) -> bool:
         # "email.mime.text" goes with "email" and "email.mime".
