@@ -227,4 +227,5 @@ def _begin(label: str) -> Iterator[Begin]:
 
 def _description(model: Candidate) -> Mapping[str, Any]:
     known = {name: model.properties[name] for name in ("family", "head", "parameters")}
-    return {"path": str(model.source.path), "digest": model.source.digest, **known}
+    # As written in the config: where a run stands is no part of its results.
+    return {"source": model.source.value, "digest": model.source.digest, **known}
