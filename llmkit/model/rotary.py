@@ -39,7 +39,9 @@ class Rotary(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("frequencies", rotary_frequencies(config), persistent=False)
+        # A real device even where the weights are made on "meta": there, `arange` has torch import its symbolic
+        # machinery, which takes longer than opening a model.
+        self.register_buffer("frequencies", rotary_frequencies(config, torch.device("cpu")), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
         super()._apply(fn, recurse)
