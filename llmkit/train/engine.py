@@ -28,7 +28,7 @@ from llmkit.train.config import TrainConfig
 FILE = "engine.json"
 # Hardware without bfloat16 units is slower with it and hardware with them at least twice as fast: what lies between is
 # noise, and a choice that could come out either way would make two runs of one config differ.
-CLEARLY_FASTER = 1.3
+CLEARLY_FASTER = 1.2
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -64,19 +64,17 @@ class Engine:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Use these threads and deterministic kernels; what was set before returns on leaving."""
-        threads = torch.get_num_threads()
         deterministic = torch.are_deterministic_algorithms_enabled()
         fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
         if self.device == "cuda":
             # cuBLAS is deterministic only with a workspace of fixed size, which it reads from here.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
-            yield
+            with _threads(self.threads):
+                yield
         finally:
-            torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
@@ -103,12 +101,13 @@ def prepare_engine(config: TrainConfig, model: nn.Module, directory: Path, where
         return stored
     if stored is not None:
         warn(f"the interrupted attempt ran on {stored.device}, this one runs on {device}: the bits will differ.")
-    threads = thread_count()
-    torch.set_num_threads(threads)
     precision, reason = (
         choose_precision(model, device) if config.precision == "auto" else (config.precision, "as configured")
     )
-    engine = Engine(device, threads, precision, reason, matrix_rate(device, _DTYPES[precision]))
+    threads = thread_count()
+    with _threads(threads):
+        rate = matrix_rate(device, _DTYPES[precision])
+    engine = Engine(device, threads, precision, reason, rate)
     write_json_atomic(directory / FILE, asdict(engine))
     say(f"training on {device} in {precision}: {reason} ({engine.matrix_rate / 1e9:,.0f} GFLOP/s in matrix products)")
     return engine
@@ -135,29 +134,44 @@ def thread_count() -> int:
 def choose_precision(model: nn.Module, device: str) -> tuple[str, str]:
     """ "bf16" where a linear layer of the model's size is clearly faster with it, forward and backward, else "fp32".
 
+    On a CPU one thread's processor time is compared: what else the machine does hardly changes it, so two runs of one
+    config choose alike.
+
     Returns:
         the precision and the reason.
     """
     rows, columns = _typical_matrix(model)
-    # Short passes, many of them: the fastest of each kind is one that nothing else on the machine has disturbed.
-    tokens = int(min(2048, max(64, 5e8 // (6 * rows * columns)))) if device == "cpu" else 8192
+    tokens = int(min(2048, max(64, 4e9 // (6 * rows * columns)))) if device == "cpu" else 8192
     weight = torch.randn(rows, columns, device=device, requires_grad=True)
     inputs = torch.randn(tokens, columns, device=device, requires_grad=True)
-    seconds: dict[str, float] = {"fp32": math.inf, "bf16": math.inf}
-    passes: dict[str, AbstractContextManager[object]] = {
+    contexts: dict[str, AbstractContextManager[object]] = {
         "fp32": nullcontext(),
         "bf16": torch.autocast(device, dtype=torch.bfloat16),
     }
-    for _ in range(25):
-        for precision, context in passes.items():
-            with context:
-                run = _timed(lambda: F.linear(inputs, weight).float().sum().backward(), device)
-            seconds[precision] = min(seconds[precision], run)
+    clock = time.thread_time if device == "cpu" else time.perf_counter
+    seconds = {"fp32": math.inf, "bf16": math.inf}
+    with _threads(1):
+        for _ in range(8):
+            for precision, context in contexts.items():
+                with context:
+                    run = _timed(lambda: F.linear(inputs, weight).float().sum().backward(), device, clock)
+                seconds[precision] = min(seconds[precision], run)
     ratio = seconds["fp32"] / seconds["bf16"]
     shape = f"a {rows} x {columns} layer on {tokens:,} tokens"
     if ratio >= CLEARLY_FASTER:
         return "bf16", f"{shape} trains {ratio:.1f} times as fast in bf16 as in fp32"
     return "fp32", f"bf16 is not clearly faster here ({shape} trains {ratio:.1f} times as fast as in fp32)"
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Use this many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _typical_matrix(model: nn.Module) -> tuple[int, int]:
@@ -175,14 +189,14 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     size = 1024 if device == "cpu" else 8192
     left = torch.randn(size, size, device=device, dtype=dtype)
     right = torch.randn(size, size, device=device, dtype=dtype)
-    return 2 * size**3 / min(_timed(lambda: left @ right, device) for _ in range(10))
+    return 2 * size**3 / min(_timed(lambda: left @ right, device, time.perf_counter) for _ in range(20))
 
 
-def _timed(work: Callable[[], object], device: str) -> float:
+def _timed(work: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start

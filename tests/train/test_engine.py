@@ -27,8 +27,8 @@ def test_the_choice_is_written_down_and_kept(tmp_path: Path, monkeypatch: pytest
 def test_bf16_is_chosen_where_it_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, speedup: float, expected: str
 ) -> None:
-    calls = iter([speedup, 1.0] * 6)
-    monkeypatch.setattr(engine_module, "_timed", lambda work, device: next(calls))
+    calls = iter([speedup, 1.0] * 8)
+    monkeypatch.setattr(engine_module, "_timed", lambda work, device, clock: next(calls))
     precision, reason = choose_precision(ToyModel(), "cpu")
     assert precision == expected
     assert f"{speedup:.1f} times" in reason
