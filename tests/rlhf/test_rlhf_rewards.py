@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -78,6 +78,7 @@ def test_last_number(text: str, number: str | None) -> None:
     assert (None if found is None else format(found.normalize(), "f")) == number
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(set(REWARDS) - {"format"})), st.text(), st.text())
 def test_every_text_has_a_score_between_zero_and_one(name: str, completion: str, reference: str) -> None:
     assert 0.0 <= score(name, completion, reference) <= 1.0
