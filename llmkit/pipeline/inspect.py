@@ -35,7 +35,7 @@ def inspect_path(path: Path, tokenizer: str | None = None) -> dict[str, Any]:
         ArtifactError: there is nothing there, it is damaged, or nothing that llmkit knows.
     """
     if (path / "run.yaml").is_file():
-        what, overview, tables = "a run", {}, [_stages(path)]
+        what, overview, tables = "a run", dict[str, Any](), [_stages(path)]
     elif is_artifact(path):
         what, overview, tables = _artifact(open_artifact(path, verify=True), tokenizer)
     elif (path / "config.json").is_file():
