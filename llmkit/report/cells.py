@@ -81,8 +81,9 @@ def whiskers(row: Row, models: Sequence[str]) -> list[Whisker]:
 
 
 def reason_classes(ledger: Ledger) -> list[tuple[str, str]]:
-    """Each reason for dropping with its colour class; "kept" is the first colour."""
-    return [(reason, f"c{1 + index % 6}") for index, reason in enumerate(ledger.reasons)]
+    """Each reason for dropping with its colour class: one each for the most frequent ones, one for all others."""
+    colors = [*(f"c{number}" for number in range(1, 7)), *["rest"] * len(ledger.reasons)]
+    return list(zip(ledger.reasons, colors, strict=False))
 
 
 def ledger_bar(row: LedgerRow, ledger: Ledger) -> list[dict[str, Any]]:

@@ -115,8 +115,7 @@ def value_scale(values: Iterable[float], intervals: int = 4) -> tuple[Scale, flo
     found = list(values)
     low, high = min(found), max(found)
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
-        margin = abs(low) / 2 or 1.0
-        low, high = low - margin, high + margin
+        low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
     step = nice_step(high - low, intervals)
     return Scale(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step), step
 

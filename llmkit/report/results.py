@@ -226,8 +226,11 @@ class Headline:
     other: Score | None
 
 
-def headlines(evaluation: Evaluation, limit: int = 6) -> tuple[Headline, ...]:
-    """One headline for each task: its first metric with a baseline, or else its first one with a direction."""
+def headlines(evaluation: Evaluation) -> tuple[Headline, ...]:
+    """A headline for each task: its first metric with a baseline, or else its first one with a direction.
+
+    Where a reward model judged the answers, their mean reward is one as well.
+    """
     found = []
     for table in evaluation.tables:
         for _, rows in table.tasks:
@@ -235,10 +238,14 @@ def headlines(evaluation: Evaluation, limit: int = 6) -> tuple[Headline, ...]:
             if not directed:
                 continue
             row = next((row for row in directed if set(row.baselines) - {REFERENCE}), directed[0])
-            model = row.best or next(iter(row.scores))
-            against, other = _compared(row, model)
-            found.append(Headline(row, model, row.scores[model], against, other))
-    return tuple(found[:limit])
+            rewards = [other for other in directed if other.metric == "reward" and other is not row and other.best]
+            found += [_headline(row), *map(_headline, rewards)]
+    return tuple(found)
+
+
+def _headline(row: Row) -> Headline:
+    model = row.best or next(iter(row.scores))
+    return Headline(row, model, row.scores[model], *_compared(row, model))
 
 
 def _compared(row: Row, model: str) -> tuple[str | None, Score | None]:

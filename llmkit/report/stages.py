@@ -152,6 +152,7 @@ def _finished(place: Path, names: list[str]) -> Stage:
         name=place.name,
         kind=str(manifest.stage),
         status="complete",
+        notes=("A newer attempt, with other settings or inputs, is not finished.",) if _attempts(place) else (),
         directory=place,
         makes=manifest.kind,
         inputs=_inputs(manifest.inputs, names),
@@ -167,14 +168,19 @@ def _finished(place: Path, names: list[str]) -> Stage:
     )
 
 
+def _attempts(place: Path) -> list[Path]:
+    """Folders of unfinished work on the artifact at `place`, by name."""
+    return sorted(path for path in place.parent.glob(f"{place.name}.partial-*") if (path / STATE).is_file())
+
+
 def _unfinished(run: Path, name: str, config: Mapping[str, Any], names: list[str], earlier: list[str]) -> Stage:
     kind = str(config.get("stage", "unknown"))
-    attempts = [path for path in run.glob(f"{name}.partial-*") if (path / STATE).is_file()]
+    attempts = _attempts(run / name)
     if not attempts:
         found = tuple(StageInput(key, value, "", value) for key, value in _named_stages(config, earlier))
         return Stage(name, kind, "missing", inputs=found, config=config)
     # Of several attempts with differing settings, the one that was worked on last.
-    latest = max(sorted(attempts), key=lambda path: (path / STATE).stat().st_mtime)
+    latest = max(attempts, key=lambda path: (path / STATE).stat().st_mtime)
     state = read_object(latest / STATE)
     return Stage(
         name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import combinations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit.report.chain import Drawing, columns_of, draw_columns, draw_rows, is_implied
@@ -62,6 +62,7 @@ def test_too_many_columns_are_drawn_as_rows_only() -> None:
     assert draw_columns({name: names[:place][-1:] for place, name in enumerate(names)}) is None
 
 
+@settings(deadline=None)
 @given(graphs())
 def test_columns_respect_dependencies_and_boxes_do_not_overlap(graph: dict[str, list[str]]) -> None:
     drawn = draw_columns(graph)
@@ -80,6 +81,7 @@ def test_columns_respect_dependencies_and_boxes_do_not_overlap(graph: dict[str, 
     }
 
 
+@settings(deadline=None)
 @given(graphs())
 def test_rails_of_two_stages_never_share_a_place(graph: dict[str, list[str]]) -> None:
     drawn = draw_rows(graph)

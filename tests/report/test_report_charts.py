@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit.report.charts import Scale, metric_chart, nice_step, path, tick_label, ticks, value_scale
@@ -50,6 +50,7 @@ def test_ticks_are_the_multiples_within_the_ends() -> None:
     assert ticks(-0.1, 0.1, 0.1) == pytest.approx([-0.1, 0.0, 0.1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20))
 def test_a_value_scale_holds_all_values_between_ends_that_are_ticks(values: list[float]) -> None:
     scale, step = value_scale(values)
@@ -93,6 +94,9 @@ def test_one_point_and_equal_values_can_be_drawn_and_nothing_finite_cannot() -> 
     chart = metric_chart("sft", "loss", [Series("loss", "train", ((7.0, 2.0),))])
     assert chart is not None
     assert chart.lines[0].path == "M500 500"
+    chart = metric_chart("grpo", "clip_fraction", [Series("clip_fraction", "train", ((1.0, 0.0), (2.0, 0.0)))])
+    assert chart is not None
+    assert chart.lines[0].path == "M0 1000L1000 1000"
     assert metric_chart("sft", "loss", [Series("loss", "train", (), 3, (1.0, 2.0, 3.0))]) is None
 
 
@@ -105,6 +109,7 @@ def test_smoothing_is_a_centred_mean_that_stays_centred_at_the_ends() -> None:
     assert (result[0], result[99]) == ((0.0, 0.0), (99.0, 99.0**2))
 
 
+@settings(deadline=None)
 @given(steps_and_values, st.integers(4, 60))
 def test_thinning_keeps_the_ends_and_the_extremes_in_order(points: list[tuple[float, float]], limit: int) -> None:
     kept = thinned(points, limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit.report import format as text
@@ -65,12 +65,14 @@ def test_decimals_follow_the_interval(values: list[float], width: float | None, 
     assert text.decimals_for(values, width) == decimals
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_slugs_are_ids_and_tell_names_apart(name: str) -> None:
     assert not set(text.slug(name)) & set(" \"'<>#")
     assert text.slug(name + "/") != text.slug(name + " ")
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=["Cs", "Lu", "Cc"])))
 def test_any_text_can_be_encoded(value: str) -> None:
     text.encodable(value).encode("utf-8")

@@ -103,6 +103,14 @@ def _other_tokenizer(directory: Path, name: str) -> Any:
     return facts
 
 
+def test_a_newer_attempt_beside_a_finished_stage_is_noted(tmp_path: Path) -> None:
+    run_directory = fake_run.write_run(tmp_path, ["corpus"])
+    fake_run.interrupt_stage(run_directory, "corpus")
+    stage = by_name(gather(run_directory))["corpus"]
+    assert stage.status == "complete"
+    assert stage.notes == ("A newer attempt, with other settings or inputs, is not finished.",)
+
+
 def test_settings_that_have_changed_since_are_noted(tmp_path: Path) -> None:
     run_directory = fake_run.write_run(tmp_path, ["questions"])
     settings = (run_directory / "run.yaml").read_text()
@@ -238,6 +246,7 @@ def test_results_mark_the_best_and_what_overlaps_it(run: RunReport) -> None:
     shown = [(found.row.task, found.row.metric, found.model, found.against) for found in headlines(evaluation)]
     assert shown == [
         ("held-out text", "bits_per_byte", "pretrain", "gzip -9"), ("questions", "exact_match", "grpo", "pretrain"),
+        ("questions", "reward", "dpo", "pretrain"),
         ("topics", "accuracy", "classifier", "majority class"),
     ]  # fmt: skip
 

@@ -150,7 +150,7 @@ def test_every_stage_every_figure_and_every_count_is_there(page: Page) -> None:
         assert f"{value:g}".replace("-", "−") in page.text
     for expected in (
         "1.331 – 1.353", "−2.55 – −2.27", "16 stages, all complete", "7 models trained", "9 min 49 s", "7.75 M",
-        "8,455 93.9%", "Every row and column adds up", "bits per byte ↓ lower is better", "8,010", "gzip -9", "43.6%",
+        "93.9% 8,455", "Every column and row adds up", "bits per byte ↓ lower is better", "8,010", "gzip -9", "43.6%",
         "exact match ↑ higher is better", "majority class", "95% bootstrap", "internet 700", "PSF-2.0", "2025-06-15",
         "llmkit run --config runs/quickstart/run.yaml", "llmkit chat --model runs/quickstart/grpo", "5,475,584",
         "the first 6 of 12 samples", "Energy was not measured", "answer 2 of step 600", "reward 0.7500",
