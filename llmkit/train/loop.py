@@ -196,7 +196,7 @@ class _Loop:
 
     def _step(self, step: int) -> None:
         """One optimizer step, and its numbers into the window."""
-        began = time.monotonic()
+        began, compiles = time.monotonic(), bool(self.untested)
         seed_generators(self.context.seed, "batches", step)
         batches = self.source.batches(step)
         waited = time.monotonic() - began
@@ -216,8 +216,9 @@ class _Loop:
             for name, (total, units) in output.metrics.items():
                 self.window.add(name, total, units)
         self.window.add("data_seconds", waited)
-        self.window.add("step_tokens", float(tokens))
-        self.window.add("step_seconds", time.monotonic() - began)
+        if not compiles:
+            self.window.add("step_tokens", float(tokens))
+            self.window.add("step_seconds", time.monotonic() - began)
 
     def _gradients(self, batches: Sequence[Any], step: int) -> list[LossOutput]:
         """Add the gradients of all micro-batches up in the parameters."""
@@ -283,30 +284,23 @@ class _Loop:
 
     def _log(self, done: int) -> None:
         averages = self.window.averages()
-        step_tokens, step_seconds = averages.pop("step_tokens"), averages.pop("step_seconds")
+        step_tokens, step_seconds = averages.pop("step_tokens", 0.0), averages.pop("step_seconds", 0.0)
         values = {
             **averages,
             "lr": learning_rate(done - 1, self.config),
             "tokens": self.totals.tokens,
-            "tokens_per_second": step_tokens / step_seconds,
             "seconds": self.totals.seconds,
         }
-        share = self._utilization(step_tokens / step_seconds)
-        if share is not None:
-            values["utilization"] = share
+        self.note = f"loss {values['loss']:.4g}, lr {values['lr']:.2g}"
+        if step_seconds:
+            speed = values["tokens_per_second"] = step_tokens / step_seconds
+            self.note += f", {speed:,.0f} tokens/s"
+            if self.flops_per_token is not None:
+                values["utilization"] = speed * self.flops_per_token / self.engine.matrix_rate
+                self.note += f", {values['utilization']:.0%} of the matrix rate"
         self.metrics.write(done, "train", values)
         self._remember("train", values)
         self.window = Window()
-        used = "" if share is None else f", {share:.0%} of the matrix rate"
-        self.note = (
-            f"loss {values['loss']:.4g}, lr {values['lr']:.2g}, {values['tokens_per_second']:,.0f} tokens/s{used}"
-        )
-
-    def _utilization(self, tokens_per_second: float) -> float | None:
-        """FLOPs of the model over those that the device reaches in matrix products."""
-        if self.flops_per_token is None:
-            return None
-        return tokens_per_second * self.flops_per_token / self.engine.matrix_rate
 
     def _evaluate(self, done: int) -> None:
         if self.validation is None:
