@@ -119,7 +119,7 @@ class Checkpoints:
         """The newest checkpoint that is whole, or None; damaged ones are named and removed, as are leftovers."""
         if not self.directory.is_dir():
             return None
-        for leftover in self.directory.glob(".*"):
+        for leftover in list(self.directory.glob(".*")):
             _clear(leftover)
         for path in reversed(self._folders()):
             try:

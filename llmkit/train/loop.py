@@ -163,6 +163,7 @@ class _Loop:
                     with progress(self.context.name, self.config.steps, self.start) as bar:
                         self._steps(stop, bar)
                 self._finish()
+                self._leave_if_asked(stop, self.config.steps)
         finally:
             self.metrics.close()
         return TrainResult(self.config.steps, self._summary())
@@ -182,12 +183,15 @@ class _Loop:
             if done == steps or stop.signal_name or self._checkpoint_is_due(done, saved_at):
                 self._save_checkpoint(done)
                 saved_at = time.monotonic()
-            if stop.signal_name:
-                raise Interrupted(
-                    f"stopped by {stop.signal_name} after step {done:,} of {steps:,}; a checkpoint is saved, and the "
-                    "same command goes on from it.",
-                    stop.signal_name,
-                )
+            self._leave_if_asked(stop, done)
+
+    def _leave_if_asked(self, stop: StopRequest, done: int) -> None:
+        if stop.signal_name:
+            raise Interrupted(
+                f"stopped by {stop.signal_name} after step {done:,} of {self.config.steps:,}; a checkpoint is saved, "
+                "and the same command goes on from it.",
+                stop.signal_name,
+            )
 
     def _checkpoint_is_due(self, done: int, saved_at: float) -> bool:
         if self.config.checkpoint_every is not None:

@@ -111,6 +111,27 @@ def _run_and_signal(directory: Path, number: signal.Signals, settings: dict[str,
         toy_run.ToySource = original  # type: ignore[misc]
 
 
+def test_a_signal_while_the_finished_model_is_written_is_not_lost(tmp_path: Path) -> None:
+    import toy_run
+
+    original = toy_run.save_toy
+
+    def signalling(model: Any, path: Path) -> None:
+        if path.parent == tmp_path:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(model, path)
+
+    toy_run.save_toy = signalling
+    try:
+        with pytest.raises(Interrupted, match="after step 4 of 4"):
+            run_toy(tmp_path, steps=4)
+    finally:
+        toy_run.save_toy = original
+    digest = sha256_tree(tmp_path / "model")
+    run_toy(tmp_path, steps=4)
+    assert sha256_tree(tmp_path / "model") == digest
+
+
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     from llmkit.train.signals import stop_requests
 
