@@ -42,15 +42,17 @@ def report(
 ) -> None:
     """Write one HTML page about a run.
 
-    Self-contained: the chain of stages, results, curves, samples, data, cost.
+    Self-contained: the chain of stages, results, curves, samples, data, cost. With --json, its content is
+    printed instead.
     """
+    from llmkit.report.gather import gather_json
     from llmkit.report.page import write_report
 
-    page = write_report(run, output)
     if as_json:
-        emit_json({"page": str(page), "bytes": page.stat().st_size})
-    else:
-        say(f"{page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser.")
+        emit_json(gather_json(run))
+        return
+    page = write_report(run, output)
+    say(f"{page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser.")
 
 
 def schema(

@@ -10,7 +10,6 @@ from llmkit.cli.guard import guarded
 app = typer.Typer(
     name="llmkit",
     help="From raw text to an aligned, evaluated language model: a chain of stages driven by one YAML file.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -137,7 +137,7 @@ def _read_manifest(path: Path) -> Manifest:
                 where=str(file),
                 hint="Remove the folder so that its stage runs again.",
             )
-        files = tuple(FileEntry(**entry) for entry in raw.pop("files"))
+        files = tuple(_entry(entry) for entry in raw.pop("files"))
         manifest = Manifest(files=files, **raw)
     except FileNotFoundError:
         raise ArtifactError("there is no finished artifact here (no manifest.json).", where=str(path)) from None
@@ -154,6 +154,14 @@ def _read_manifest(path: Path) -> Manifest:
         )
         raise ArtifactError(f"the manifest {problem}.", where=str(file))
     return manifest
+
+
+def _entry(raw: Mapping[str, Any]) -> FileEntry:
+    entry = FileEntry(**raw)
+    wanted = (str, int, str, bool)
+    if not all(type(value) is kind for value, kind in zip(asdict(entry).values(), wanted, strict=True)):
+        raise TypeError(f"an entry of its files is malformed: {raw}")
+    return entry
 
 
 def content_digest(files: Iterable[FileEntry]) -> str:

@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from llmkit.cli.main import app
+from llmkit.config.yaml import read_yaml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 MUTATIONS = 200
@@ -76,7 +77,7 @@ def mutations() -> Iterator[tuple[str, str]]:
     chance = random.Random(20240229)
     for number in range(MUTATIONS):
         source = CONFIGS[number % len(CONFIGS)]
-        config = yaml.safe_load(source.read_text(encoding="utf-8"))
+        config = read_yaml(source).data
         done = [mutate(config, chance) for _ in range(1 + number % 2)]
         yield (
             f"{number} {source.stem} " + " and ".join(done),

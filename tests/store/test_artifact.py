@@ -76,6 +76,9 @@ def test_damage_is_noticed_and_named(tmp_path: Path, name: str, damage: object, 
         lambda raw: raw.pop("kind"),
         lambda raw: raw.update(extra=1),
         lambda raw: raw.update(files=3),
+        lambda raw: raw["files"][0].update(path=3),
+        lambda raw: raw["files"][0].update(size="1"),
+        lambda raw: raw["files"][0].update(sha256=None),
     ],
 )
 def test_a_manifest_that_was_tampered_with_is_refused(tmp_path: Path, edit: object) -> None:
