@@ -163,7 +163,7 @@ class _Loop:
                     with progress(self.context.name, self.config.steps, self.start) as bar:
                         self._steps(stop, bar)
                 self._finish()
-                self._leave_if_asked(stop, self.config.steps)
+                self._leave_if_asked(stop.signal_name, self.config.steps)
         finally:
             self.metrics.close()
         return TrainResult(self.config.steps, self._summary())
@@ -180,17 +180,19 @@ class _Loop:
                 self._evaluate(done)
             self.totals.seconds += time.monotonic() - began
             bar.advance(note=self.note)
-            if done == steps or stop.signal_name or self._checkpoint_is_due(done, saved_at):
+            # Read once: a signal that comes from here on is answered after the next step.
+            asked = stop.signal_name
+            if done == steps or asked or self._checkpoint_is_due(done, saved_at):
                 self._save_checkpoint(done)
                 saved_at = time.monotonic()
-            self._leave_if_asked(stop, done)
+            self._leave_if_asked(asked, done)
 
-    def _leave_if_asked(self, stop: StopRequest, done: int) -> None:
-        if stop.signal_name:
+    def _leave_if_asked(self, signal_name: str | None, done: int) -> None:
+        if signal_name:
             raise Interrupted(
-                f"stopped by {stop.signal_name} after step {done:,} of {self.config.steps:,}; a checkpoint is saved, "
+                f"stopped by {signal_name} after step {done:,} of {self.config.steps:,}; a checkpoint is saved, "
                 "and the same command goes on from it.",
-                stop.signal_name,
+                signal_name,
             )
 
     def _checkpoint_is_due(self, done: int, saved_at: float) -> bool:

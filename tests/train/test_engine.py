@@ -55,7 +55,7 @@ def test_autocast_computes_products_in_bf16_and_keeps_weights() -> None:
     assert layer.weight.dtype == torch.float32
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_gpu_is_refused(tmp_path: Path) -> None:
+def test_a_missing_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
         prepare_engine(ToyConfig(device="cuda"), ToyModel(), tmp_path, where="a.yaml:1: stages.toy.device")

@@ -132,6 +132,22 @@ def test_a_signal_while_the_finished_model_is_written_is_not_lost(tmp_path: Path
     assert sha256_tree(tmp_path / "model") == digest
 
 
+def test_a_signal_right_before_a_checkpoint_is_decided_on_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmkit.train.loop import _Loop
+
+    def due(loop: _Loop, done: int, saved_at: float) -> bool:
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    monkeypatch.setattr(_Loop, "_checkpoint_is_due", due)
+    with pytest.raises(Interrupted, match="after step 4 of 9"):
+        run_toy(tmp_path, steps=9)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+
+
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     from llmkit.train.signals import stop_requests
 
