@@ -1,0 +1,305 @@
+"""Kill `llmkit run` with SIGKILL once in every stage, start it again each time, and compare with a run left alone.
+
+    python scripts/kill_and_resume.py --config configs/quickstart.yaml
+    python scripts/kill_and_resume.py --config configs/quickstart.yaml --alone runs/quickstart --seed 2
+
+The run left alone is made first, unless it is given. In the other one every stage is killed at a part of its way that
+is drawn from the seed and the stage's name: of the checkpoints of a training stage (which is made to write eight or
+more), of the measurements of an evaluation, of the time of any other. A kill counts if the stage was unfinished after
+it; where the stage was too quick it is made again and killed earlier. In the end the sha256 of all files that make up
+the results are compared, and both runs checked against their manifests.
+
+Exit code 1 where a file differs; the two runs are then kept, as is the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmkit.config.experiment import Experiment
+from llmkit.console import emit_table, format_seconds, say
+from llmkit.errors import LLMKitError
+from llmkit.pipeline.run import load_experiment
+from llmkit.store.artifact import is_artifact, open_artifact
+from llmkit.store.files import remove_tree
+
+POLL_SECONDS = 0.004
+CHECKPOINTS = 8
+ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Command:
+    """`llmkit run` on a config.
+
+    Args:
+        config: the YAML file.
+        overrides: values of `--set`.
+        environment: of the process; that of this one by default.
+        python: the interpreter and its arguments up to the command's name.
+    """
+
+    config: Path
+    overrides: Sequence[str] = ()
+    environment: Mapping[str, str] | None = None
+    python: Sequence[str] = field(default=(sys.executable, "-m", "llmkit"))
+
+    def experiment(self) -> Experiment:
+        """The config, read and checked."""
+        return load_experiment(self.config, self.overrides)
+
+    @contextmanager
+    def started(self, log: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The process, killed on leaving if it still runs; what it says is appended to the log."""
+        settings = [part for override in (*self.overrides, *overrides) for part in ("--set", override)]
+        command = [*self.python, "run", "--config", str(self.config), *settings]
+        with (
+            log.open("ab") as stream,
+            subprocess.Popen(command, stdout=stream, stderr=stream, env=self.environment) as process,
+        ):
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def finish(self, log: Path, *overrides: str) -> None:
+        """Run it to its end.
+
+        Raises:
+            LLMKitError: it fails.
+        """
+        with self.started(log, *overrides) as process:
+            if process.wait() != 0:
+                raise LLMKitError(f"`llmkit run` ends with exit code {process.returncode}.", where=str(log))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A stage to kill, and when.
+
+    Args:
+        name: of the stage.
+        kind: of the stage.
+        part: of its way, in (0, 1), after which it is killed.
+        seconds: that the stage took in the run left alone.
+        steps: optimizer steps, for a training stage.
+        measurements: for an evaluation.
+    """
+
+    name: str
+    kind: str
+    part: float
+    seconds: float
+    steps: int | None = None
+    measurements: int | None = None
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps from one checkpoint to the next, so that there are enough."""
+        return max(1, (self.steps or 0) // CHECKPOINTS)
+
+    @property
+    def overrides(self) -> list[str]:
+        """Settings for the run that is killed; none that changes what it makes."""
+        return [f"stages.{self.name}.checkpoint_every={self.checkpoint_every}"] if self.steps else []
+
+    @property
+    def units(self) -> int:
+        """In how many parts the way is divided that can be seen from outside; 0 where there are none."""
+        return self.steps // self.checkpoint_every if self.steps else self.measurements or 0
+
+    def done(self, directory: Path) -> int:
+        """How many of these parts are done."""
+        if self.steps:
+            manifests = directory.glob("checkpoints/step-*/manifest.json")
+            newest = max((int(path.parent.name.removeprefix("step-")) for path in manifests), default=0)
+            return newest // self.checkpoint_every
+        return len(list(directory.glob("measurements/*.json")))
+
+    def describe(self, directory: Path, seconds: float) -> str:
+        """How far the stage has come, for the table."""
+        if self.steps:
+            return f"checkpoint {self.done(directory) * self.checkpoint_every:,} of {self.steps:,} steps"
+        if self.measurements:
+            return f"{self.done(directory)} of {self.measurements} measurements"
+        return f"{format_seconds(seconds)} of {format_seconds(self.seconds)}"
+
+
+def targets(run: Path, experiment: Experiment, seed: int) -> list[Target]:
+    """The stages of a finished run, in the order in which they run.
+
+    Raises:
+        LLMKitError: a stage of the config is not there.
+    """
+    found = []
+    for name, kind in experiment.kinds.items():
+        summary = open_artifact(run / name, verify=False).manifest.summary
+        measurements = len(list(run.glob(f"{name}/measurements/*.json"))) or None
+        part = random.Random(f"{seed}/{name}").uniform(0.1, 0.9)
+        found.append(Target(name, kind.name, part, summary["seconds"], summary.get("steps"), measurements))
+    return found
+
+
+def kill_in(target: Target, command: Command, run: Path, log: Path, overrides: Sequence[str]) -> str:
+    """Start the command and kill it in a stage, as often as it takes to hit the stage.
+
+    Args:
+        target: the stage.
+        command: what to start.
+        run: folder of its run.
+        log: where its words go.
+        overrides: further values of `--set`.
+
+    Returns:
+        how far the stage had come.
+
+    Raises:
+        LLMKitError: the command fails before that, or the stage is too quick to be hit.
+    """
+    place, part = run / target.name, target.part
+    for _ in range(ATTEMPTS):
+        with command.started(log, *overrides) as process:
+            seconds = _wait(target, part, place, process)
+        if process.returncode > 0:
+            raise LLMKitError(f"`llmkit run` ends with exit code {process.returncode}.", where=str(log))
+        unfinished = _unfinished(place)
+        if unfinished is not None and not is_artifact(place):
+            return target.describe(unfinished, seconds)
+        remove_tree(place)
+        part /= 2
+    raise LLMKitError(f"the stage `{target.name}` ended before every one of {ATTEMPTS} kills.", where=str(log))
+
+
+def _wait(target: Target, part: float, place: Path, process: subprocess.Popen[bytes]) -> float:
+    """Return when the moment to kill has come, or it is too late; the seconds since the stage was seen to start."""
+    unit = target.seconds / max(1, target.units)
+    wanted = max(1, int(part * target.units)) if target.units else 0
+    started: float | None = None
+    due: float | None = None
+    while process.poll() is None and not is_artifact(place):
+        now, directory = time.monotonic(), _unfinished(place)
+        if directory is not None:
+            started = now if started is None else started
+            if due is None and target.done(directory) >= wanted:
+                due = now + part * unit
+            if due is not None and now >= due:
+                break
+        time.sleep(POLL_SECONDS)
+    return 0.0 if started is None else time.monotonic() - started
+
+
+def _unfinished(place: Path) -> Path | None:
+    """The folder in which a stage is being made."""
+    return next(iter(place.parent.glob(f"{place.name}.partial-*")), None)
+
+
+def different_files(alone: Path, killed: Path) -> tuple[int, list[str]]:
+    """Compare the files that make up a stage's result, once both are found to be as their manifests say.
+
+    Returns:
+        their number, and the names of those that differ or are in one only.
+    """
+    ours, theirs = (
+        {entry.path: entry.sha256 for entry in open_artifact(place, verify=True).manifest.files if entry.content}
+        for place in (alone, killed)
+    )
+    names = sorted(ours.keys() | theirs.keys())
+    return len(names), [name for name in names if ours.get(name) != theirs.get(name)]
+
+
+def _why(alone: Path, killed: Path) -> str:
+    """A choice that was measured and came out otherwise, if that is why files differ."""
+    engines = []
+    for place in (alone, killed):
+        file = place / "engine.json"
+        engine = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        engines.append(tuple(engine.get(key) for key in ("device", "threads", "precision")))
+    return "" if engines[0] == engines[1] else f" (computed on {engines[0]} and {engines[1]})"
+
+
+def kill_everywhere(command: Command, alone: Path, scratch: Path, seed: int = 0) -> tuple[Path, dict[str, str]]:
+    """Kill the command once in every stage, and run it to its end.
+
+    Args:
+        command: `llmkit run` on a config.
+        alone: folder of a finished run of the same config.
+        scratch: folder for the run that is killed, as `killed/`, and for its log, `killed.log`.
+        seed: of the moments.
+
+    Returns:
+        folder of the run, and how far each stage had come when it was killed.
+
+    Raises:
+        LLMKitError: the command fails.
+    """
+    experiment, log = command.experiment(), scratch / "killed.log"
+    chosen = targets(alone, experiment, seed)
+    run = scratch / "killed" / experiment.settings.run
+    overrides = [f"runs_dir={run.parent}", *(override for target in chosen for override in target.overrides)]
+    moments = {}
+    for target in chosen:
+        moments[target.name] = kill_in(target, command, run, log, overrides)
+        say(f"{target.name}: killed at {moments[target.name]}")
+    command.finish(log, *overrides)
+    return run, moments
+
+
+def _compare(alone: Path, killed: Path, moments: Mapping[str, str]) -> bool:
+    """Print the table; whether all is equal."""
+    rows, equal = [], True
+    for name, moment in moments.items():
+        count, different = different_files(alone / name, killed / name)
+        manifests = [open_artifact(run / name, verify=False).manifest for run in (alone, killed)]
+        seconds = [round(manifest.summary["seconds"], 1) for manifest in manifests]
+        verdict = "yes" if not different else f"NO: {', '.join(different)}{_why(alone / name, killed / name)}"
+        rows.append([name, manifests[0].stage, moment, *seconds, count, verdict])
+        equal = equal and not different
+    emit_table(["stage", "kind", "killed at", "s alone", "s killed", "files", "equal"], rows)
+    return equal
+
+
+def main() -> int:
+    """Run, kill, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="the experiment's YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value; repeatable")
+    parser.add_argument("--alone", type=Path, metavar="RUN", help="a finished run of the config, instead of making one")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other moments")
+    parser.add_argument("--scratch", type=Path, help="an empty folder for the runs; by default a temporary one")
+    options = parser.parse_args()
+    if options.scratch is not None:
+        options.scratch.mkdir(parents=True, exist_ok=True)
+    scratch = (options.scratch or Path(tempfile.mkdtemp(prefix="kill_and_resume-"))).resolve()
+    if any(scratch.iterdir()):
+        parser.error(f"{scratch} is not empty")
+    try:
+        command = Command(options.config, options.set)
+        alone = options.alone
+        if alone is None:
+            say(f"the run left alone: see {scratch / 'alone.log'}")
+            alone = scratch / "alone" / command.experiment().settings.run
+            command.finish(scratch / "alone.log", f"runs_dir={alone.parent}")
+        killed, moments = kill_everywhere(command, alone, scratch, options.seed)
+    except LLMKitError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    equal = _compare(alone, killed, moments)
+    if equal and options.scratch is None:
+        shutil.rmtree(scratch)
+    say("every file is identical to the byte." if equal else f"files differ; the runs are kept in {scratch}")
+    return int(not equal)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
