@@ -65,7 +65,10 @@ def test_source_and_docstrings_of_a_module_share_the_key_of_the_split() -> None:
     found = {document.path: document.metadata for document in read()}
     assert found["source/posixpath.py"]["module"] == found["docstrings/os.path.join"]["module"] == "os.path"
     assert found["source/alpha.py"]["module"] == found["docstrings/alpha.first"]["module"] == "alpha"
-    assert found["reference/while"] == {"part": "reference"}
+    assert found["reference/while"] == {"part": "reference", "object": "while"}
+    assert found["docstrings/alpha.first"]["object"] == "alpha.first"
+    assert found["source/posixpath.py"]["object"] == "os.path"
+    assert found["source/alpha.py"]["object"] == found["docstrings/alpha"]["object"] == "alpha"
     assert PythonDocsSource().split_key == "module"
 
 
