@@ -35,7 +35,7 @@ def plan(config: PretrainConfig, inputs: Mapping[str, Facts]) -> Plan:
     if config.optimizer.name == "muon":
         memory["optimizer"] -= BYTES * _block_matrices(architecture)
     share = 1.0 if architecture.causal else config.mask.probability
-    memory["activations"] = config.micro_batch * length * _activation_bytes(architecture, share)
+    memory["activations"] = config.micro_batch * length * _activation_bytes(architecture, length, share)
     flops = float(config.steps * config.batch_size * architecture.flops_per_sequence(length))
     return Plan(parameters, tokens, flops, memory)
 
@@ -47,15 +47,17 @@ def _block_matrices(config: ModelConfig) -> int:
     return config.layers * (config.width * (2 * queries + 2 * keys) + mlp)
 
 
-def _activation_bytes(config: ModelConfig, predicted: float) -> int:
+def _activation_bytes(config: ModelConfig, length: int, predicted: float) -> int:
     """Bytes kept for the backward pass for each token, with the share `predicted` of tokens getting logits.
 
-    A block keeps two float32 residual streams and, in bfloat16, two normed inputs, queries, keys and values (queries
-    and keys also before rotation), the mixed values, and what its MLP multiplies. Logits count in both precisions.
+    Each norm keeps its input in float32, and an RMS norm the normed one too. In bfloat16 a block keeps the inputs of
+    its projections, queries, keys, values and what they mix to, what its MLP multiplies, and, where sequences are short
+    enough for whole score matrices to be the fastest, these. Logits are there once more as their gradient.
     """
     queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
-    rotated = queries + keys if config.positions == "rotary" else 0
-    attention = 2 * (2 * queries + 2 * keys + rotated)
-    mlp = 2 * config.mlp_width * (4 if config.gated_mlp else 2)
-    block = 4 * 2 * config.width + 2 * 2 * config.width + attention + mlp
-    return int(config.layers * block + 4 * config.width + predicted * (2 + 4) * config.vocab_size)
+    norms = 2 * 4 * config.width * (2 if config.norm == "rms" else 1)
+    attention = config.width + 2 * queries + 2 * keys
+    scores = config.heads * length if length <= 8 * config.head_width else 0
+    mlp = config.width + config.mlp_width * (4 if config.gated_mlp else 2)
+    block = norms + 2 * (attention + scores + mlp)
+    return int(config.layers * block + 8 * config.width + predicted * 2 * 2 * config.vocab_size)
