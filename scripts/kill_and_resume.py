@@ -130,9 +130,9 @@ class Target:
     def describe(self, directory: Path, seconds: float) -> str:
         """How far the stage has come, for the table."""
         if self.steps:
-            return f"checkpoint {self.done(directory) * self.checkpoint_every:,} of {self.steps:,} steps"
+            return f"step {self.done(directory) * self.checkpoint_every:,} of {self.steps:,}"
         if self.measurements:
-            return f"{self.done(directory)} of {self.measurements} measurements"
+            return f"result {self.done(directory)} of {self.measurements}"
         return f"{format_seconds(seconds)} of {format_seconds(self.seconds)}"
 
 
@@ -219,13 +219,14 @@ def different_files(alone: Path, killed: Path) -> tuple[int, list[str]]:
 
 
 def _why(alone: Path, killed: Path) -> str:
-    """A choice that was measured and came out otherwise, if that is why files differ."""
-    engines = []
-    for place in (alone, killed):
-        file = place / "engine.json"
-        engine = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        engines.append(tuple(engine.get(key) for key in ("device", "threads", "precision")))
-    return "" if engines[0] == engines[1] else f" (computed on {engines[0]} and {engines[1]})"
+    """Choices that were measured and came out otherwise, if that is why files differ."""
+    files = [place / "engine.json" for place in (alone, killed)]
+    if not all(file.is_file() for file in files):
+        return ""
+    ours, theirs = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    chosen = ("device", "threads", "precision")
+    other = [f"{key} {theirs[key]} and not {ours[key]}" for key in chosen if ours[key] != theirs[key]]
+    return f" (computed with {', '.join(other)})" if other else ""
 
 
 def kill_everywhere(command: Command, alone: Path, scratch: Path, seed: int = 0) -> tuple[Path, dict[str, str]]:
@@ -256,17 +257,19 @@ def kill_everywhere(command: Command, alone: Path, scratch: Path, seed: int = 0)
 
 
 def _compare(alone: Path, killed: Path, moments: Mapping[str, str]) -> bool:
-    """Print the table; whether all is equal."""
-    rows, equal = [], True
+    """Print the table and what differs; whether all is equal."""
+    rows, complaints = [], []
     for name, moment in moments.items():
         count, different = different_files(alone / name, killed / name)
         manifests = [open_artifact(run / name, verify=False).manifest for run in (alone, killed)]
         seconds = [round(manifest.summary["seconds"], 1) for manifest in manifests]
-        verdict = "yes" if not different else f"NO: {', '.join(different)}{_why(alone / name, killed / name)}"
-        rows.append([name, manifests[0].stage, moment, *seconds, count, verdict])
-        equal = equal and not different
+        rows.append([name, manifests[0].stage, moment, *seconds, count, not different])
+        if different:
+            complaints.append(f"{name}: other bytes in {', '.join(different)}{_why(alone / name, killed / name)}")
     emit_table(["stage", "kind", "killed at", "s alone", "s killed", "files", "equal"], rows)
-    return equal
+    for complaint in complaints:
+        say(complaint)
+    return not complaints
 
 
 def main() -> int:

@@ -42,7 +42,7 @@ def test_a_stage_is_killed_where_it_should_be_and_goes_on(tmp_path: Path, part: 
     unfinished = tmp_path / "work.partial-0"
     done = len(list((unfinished / "measurements").iterdir()))
     assert int(part * MEASUREMENTS) <= done
-    assert moment == f"{done} of {MEASUREMENTS} measurements"
+    assert moment == f"result {done} of {MEASUREMENTS}"
     assert not is_artifact(tmp_path / "work")
     command(0.0).finish(log, *overrides)
     assert started(tmp_path / "work") == 2
