@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +12,37 @@ from torch import Tensor, nn
 from llmkit.model.config import ModelConfig
 
 
+class Adapter(Protocol):
+    """What may stand on a linear map and change its result, such as LoRA."""
+
+    def __call__(self, linear: Linear, x: Tensor) -> Tensor:
+        """The adapted map's result, from `linear.project(x)`."""
+        ...
+
+
 class Linear(nn.Linear):
-    """A linear map whose weights are left unset: they are initialised by name and seed, or loaded."""
+    """A linear map whose weights are left unset: they are initialised by name and seed, or loaded.
+
+    Attributes:
+        adapter: changes the map's result, where it is not None; a submodule, so that its parameters are the model's.
+    """
+
+    adapter: Adapter | None
 
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
         super().__init__(inputs, outputs, bias=bias)
+        self.adapter = None
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
+
+    def project(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs], without the adapter."""
+        return F.linear(x, self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return self.project(x) if self.adapter is None else self.adapter(self, x)
 
 
 class Embedding(nn.Embedding):
