@@ -61,6 +61,7 @@ class ModelConfig(BaseModel):
     positions: Literal["rotary", "learned"]
     rope_theta: float = Field(10000.0, gt=0)
     rope_scaling: RopeScaling | None = None
+    experts: int = Field(0, ge=0, le=4096)
     activation: Literal["silu", "gelu", "gelu_tanh", "relu"]
     gated_mlp: bool
     qkv_bias: bool = False

@@ -15,6 +15,7 @@ from llmkit.model.config import Head
 from llmkit.model.facts import Stored, read_stored
 from llmkit.model.families.base import Family, Transfer
 from llmkit.model.initialization import initialize
+from llmkit.model.layout import stored_shapes, to_ours
 from llmkit.model.transformer import Transformer
 
 
@@ -50,7 +51,7 @@ def load_model(
         )
     with torch.device("meta"):
         model = Transformer(config)
-    transfers = stored.family.transfers(config.layers, [name for name, _ in model.named_parameters()])
+    transfers = stored.family.transfers(config, [name for name, _ in model.named_parameters()])
     new = _new_parameters(stored, transfers, tensors)
     transfers = [transfer for transfer in transfers if not new.issuperset(transfer.ours)]
     _check(path, model, stored, transfers, tensors)
@@ -139,13 +140,13 @@ def _may_be_left(name: str, stored: Stored) -> bool:
 def _misshapen(
     model: Transformer, family: Family, transfer: Transfer, tensors: Mapping[str, StoredTensor]
 ) -> list[str]:
-    wanted = [tuple(model.get_parameter(name).shape) for name in transfer.ours]
-    total, inner = sum(shape[0] for shape in wanted), wanted[0][1:]
-    expected: tuple[int, ...] = (total // len(transfer.theirs), *inner)
-    if transfer.transposed:
-        expected = expected[::-1]
+    expected = stored_shapes(transfer, [tuple(model.get_parameter(name).shape) for name in transfer.ours])
     found = [(name, _find(tensors, family, name).shape) for name in transfer.theirs]
-    return [f"{name} has shape {list(shape)}, not {list(expected)}" for name, shape in found if shape != expected]
+    return [
+        f"{name} has shape {list(shape)}, not {list(wanted)}"
+        for (name, shape), wanted in zip(found, expected, strict=True)
+        if shape != wanted
+    ]
 
 
 def _common_dtype(path: Path, tensors: Sequence[StoredTensor]) -> torch.dtype:
@@ -164,11 +165,8 @@ def _read(
 ) -> list[tuple[str, Tensor]]:
     """The model's tensors that one transfer makes, as (name, tensor)."""
     parts = [_find(tensors, family, name).read() for name in transfer.theirs]
-    if transfer.transposed:
-        parts = [part.t() for part in parts]
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    sizes = [model.get_parameter(name).shape[0] for name in transfer.ours]
-    return list(zip(transfer.ours, whole.split(sizes), strict=True))
+    shapes = [tuple(model.get_parameter(name).shape) for name in transfer.ours]
+    return list(zip(transfer.ours, to_ours(transfer, parts, shapes), strict=True))
 
 
 def _set_parameter(model: Transformer, name: str, tensor: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from llmkit.model.checkpoint import WEIGHTS
 from llmkit.model.families import FAMILIES
 from llmkit.model.families.base import write_ids
+from llmkit.model.layout import to_theirs
 from llmkit.model.transformer import Transformer
 
 
@@ -57,11 +58,10 @@ def export_tensors(model: Transformer, dtype: torch.dtype | None = None) -> dict
     family = FAMILIES[model.config.family]
     parameters = dict(model.named_parameters())
     exported: dict[str, Tensor] = {}
-    for transfer in family.transfers(model.config.layers, list(parameters)):
+    for transfer in family.transfers(model.config, list(parameters)):
         parts = [parameters[name].detach().to(device="cpu", dtype=dtype) for name in transfer.ours]
-        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        for name, part in zip(transfer.theirs, whole.chunk(len(transfer.theirs)), strict=True):
-            exported[name] = (part.t() if transfer.transposed else part).contiguous()
+        for name, part in zip(transfer.theirs, to_theirs(transfer, parts), strict=True):
+            exported[name] = part
             if name in family.aliases:
                 exported[family.aliases[name]] = exported[name].clone()
     return exported

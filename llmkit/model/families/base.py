@@ -8,7 +8,7 @@ transformer does not offer (those are refused, never ignored).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -48,20 +48,42 @@ class Weight:
 
     `{i}` stands for the layer. Several names on one side are stacked, in order, along the output dimension.
     `transposed`: the reference stores weights as [inputs, outputs].
+    `groups`: the ModelConfig setting that says in how many groups the stacked parts alternate, such as "heads" where
+    the rows are query, key and value of the first head, then of the second; by default each part is in one piece.
+    `{e}` in their names stands for the expert: the reference has one tensor for each, we have all in one [experts, ...].
+    `dimension`: the output dimension, for tensors that hold all experts on both sides 1.
     """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     transposed: bool = False
+    groups: str | None = None
+    dimension: int = 0
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Tensors that correspond: `Weight` for one layer and one of weight and bias."""
+    """Tensors that correspond: `Weight` for one layer and one of weight and bias; see `llmkit.model.layout`.
+
+    Attributes:
+        ours, theirs: names; of experts that the reference keeps apart, `theirs` has all of the first, then the second.
+        transposed: the last two dimensions are exchanged.
+        groups: in how many groups the stacked parts alternate.
+        dimension: along which parts are stacked.
+        experts: number of experts that the reference keeps apart, or 0.
+    """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
-    transposed: bool
+    transposed: bool = False
+    groups: int = 1
+    dimension: int = 0
+    experts: int = 0
+
+    def of_one_expert(self) -> Transfer:
+        """The transfer for each expert alone."""
+        count = len(self.theirs) // self.experts
+        return replace(self, theirs=self.theirs[:count], experts=0)
 
 
 def weights(names: Mapping[str, str]) -> tuple[Weight, ...]:
@@ -188,21 +210,34 @@ class Family:
             self.write(config, settings)
         return settings
 
-    def transfers(self, layers: int, names: Sequence[str]) -> list[Transfer]:
+    def transfers(self, config: ModelConfig, names: Sequence[str]) -> list[Transfer]:
         """Which tensors of a checkpoint make which of the model's parameters `names`, each named once."""
         wanted = set(names)
         found: list[Transfer] = []
         for weight in self.weights:
-            repeats = range(layers) if "{i}" in weight.ours[0] else range(1)
+            repeats = range(config.layers) if "{i}" in weight.ours[0] else range(1)
             for i in repeats:
                 for kind in (".weight", ".bias") if not weight.ours[0].endswith((".weight", ".bias")) else ("",):
                     ours = tuple(name.format(i=i) + kind for name in weight.ours)
                     if ours[0] in wanted:
-                        theirs = tuple(name.format(i=i) + kind for name in weight.theirs)
-                        found.append(Transfer(ours, theirs, weight.transposed and kind == ".weight"))
+                        found.append(_transfer(weight, config, ours, i, kind))
         covered = {name for transfer in found for name in transfer.ours}
         assert covered == wanted, f"weights without a name in family {self.name}: {sorted(covered ^ wanted)}"
         return found
+
+
+def _transfer(weight: Weight, config: ModelConfig, ours: tuple[str, ...], layer: int, kind: str) -> Transfer:
+    apart = "{e}" in weight.theirs[0]
+    experts = range(config.experts if apart else 1)
+    return Transfer(
+        ours,
+        tuple(name.format(i=layer, e=e) + kind for e in experts for name in weight.theirs),
+        # A bias has no second dimension to exchange.
+        transposed=weight.transposed and not ours[0].endswith(".bias"),
+        groups=1 if weight.groups is None else getattr(config, weight.groups),
+        dimension=weight.dimension,
+        experts=len(experts) if apart else 0,
+    )
 
 
 def width_of_heads(values: Mapping[str, Any]) -> int:
