@@ -40,6 +40,10 @@ class Linear(nn.Linear):
         """[..., inputs] to [..., outputs], without the adapter."""
         return F.linear(x, self.weight, self.bias)
 
+    def dense_weight(self) -> Tensor:
+        """The weight [outputs, inputs] as plain numbers, without the adapter; not to be changed in place."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
         return self.project(x) if self.adapter is None else self.adapter(self, x)
