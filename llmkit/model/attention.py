@@ -5,7 +5,7 @@ Shapes: B batch, L new tokens, S tokens attended to, W width, H heads, K key/val
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -13,15 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmkit.model.config import ModelConfig
-from llmkit.model.layers import Linear
+from llmkit.model.layers import Linear, make_norm
 from llmkit.model.rotary import rotate
 
 
 class CachePass(Protocol):
-    """One forward pass's access to the key/value cache; see `llmkit.model.cache`."""
+    """One forward pass's access to the key/value cache; see `llmkit.model.cache`.
+
+    Attributes:
+        mask: who sees what in layers that see everything, and `local_mask` in those with a window; None where `causal`
+            (and the window) say it all.
+        causal: the new tokens are whole sequences, each token of which sees itself and those before it.
+        lengths: int64 [B], the length of each row's sequence with the new tokens.
+    """
 
     mask: Tensor | None
+    local_mask: Tensor | None
     causal: bool
+    lengths: Tensor | None
 
     def extend(self, layer: int, key_BKLD: Tensor, value_BKLD: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values; returns those to attend to."""
@@ -30,19 +39,39 @@ class CachePass(Protocol):
 
 @dataclass(frozen=True)
 class Visibility:
-    """Who attends to whom in one forward pass, the same for all layers.
+    """Who attends to whom in one forward pass, the same for all layers of a kind.
 
     Attributes:
         causal: each token sees itself and those before it.
         mask: bool, broadcastable to [B, H, L, S], True where a token is seen; None when `causal` says it all.
+        window: how many tokens back each sees, its own included; where not causal, how many to either side, its own
+            not included. None: all.
         rotation: cosines and sines of the new tokens' positions, or None.
         cache: keys and values of earlier tokens, or None.
     """
 
     causal: bool
     mask: Tensor | None = None
+    window: int | None = None
     rotation: tuple[Tensor, Tensor] | None = None
     cache: CachePass | None = None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How scores become shares.
+
+    Attributes:
+        scale: multiplies the products of queries and keys.
+        softcap: cap * tanh(score / cap), or None (Gemma 2).
+        sinks: [H], the score of attending to nothing, or None (gpt-oss).
+        dropout: share of the shares dropped.
+    """
+
+    scale: float
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    dropout: float = 0.0
 
 
 class Attention(nn.Module):
@@ -53,43 +82,98 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_width = config.head_width
         self.dropout = config.attention_dropout
+        self.scale = (config.score_width or config.head_width) ** -0.5
+        self.softcap = config.score_softcap
         queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
         self.query = Linear(config.width, queries, config.qkv_bias)
         self.key = Linear(config.width, keys, config.qkv_bias)
         self.value = Linear(config.width, keys, config.qkv_bias)
         self.output = Linear(queries, config.width, config.output_bias)
+        whole = config.qk_norm == "projection"
+        self.norms_heads = config.qk_norm == "head"
+        self.query_norm = (
+            make_norm(config, queries if whole else config.head_width) if config.qk_norm != "none" else None
+        )
+        self.key_norm = make_norm(config, keys if whole else config.head_width) if config.qk_norm != "none" else None
+        self.sinks = nn.Parameter(torch.empty(config.heads)) if config.attention_sinks else None
 
     def forward(self, x_BLW: Tensor, visibility: Visibility) -> Tensor:
         """[B, L, W] to [B, L, W]."""
-        heads = (*x_BLW.shape[:2], -1, self.head_width)
-        query, key, value = self.query(x_BLW).view(heads), self.key(x_BLW).view(heads), self.value(x_BLW).view(heads)
+        query, key, value = self.project(x_BLW)
         if visibility.rotation is not None:
             query, key = rotate(query, *visibility.rotation), rotate(key, *visibility.rotation)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if visibility.cache is not None:
             key, value = visibility.cache.extend(self.layer, key, value)
-        mixed_BHLD = attend(query, key, value, visibility, self.dropout if self.training else 0.0)
+        mixed_BHLD = attend(query, key, value, visibility, self.scoring())
         mixed: Tensor = self.output(mixed_BHLD.transpose(1, 2).flatten(2))
         return mixed
 
+    def project(self, x_BLW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, L, H, D], keys and values [B, L, K, D], normalised where the config says so, not yet rotated."""
+        heads = (*x_BLW.shape[:2], -1, self.head_width)
+        query, key, value = self.query(x_BLW), self.key(x_BLW), self.value(x_BLW).view(heads)
+        if self.query_norm is None or self.key_norm is None:
+            return query.view(heads), key.view(heads), value
+        if self.norms_heads:
+            query, key = query.view(heads), key.view(heads)
+        # Under autocast norms give fp32; what they give is to enter matrix products in the projections' precision.
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        return query.view(heads), key.view(heads), value
 
-def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, dropout: float) -> Tensor:
+    def scoring(self) -> Scoring:
+        """How this layer's scores become shares, in the module's mode."""
+        return Scoring(self.scale, self.softcap, self.sinks, self.dropout if self.training else 0.0)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scoring: Scoring) -> Tensor:
     """Scaled dot-product attention: [B, H, L, D] over [B, K, S, D] gives [B, H, L, D]."""
-    if _prefers_explicit_scores(query, key):
-        return _attend_explicitly(query, key, value, visibility, dropout)
+    window, length = visibility.window, query.shape[2]
+    if window is not None and visibility.cache is not None and not visibility.cache.causal:
+        window = None  # The cache's mask says who is seen.
+    if window is not None and length > window:
+        return _attend_in_windows(query, key, value, visibility, scoring, window)
+    return _attend(query, key, value, visibility.mask, visibility.causal, scoring)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scoring: Scoring) -> Tensor:
+    if scoring.softcap is not None or scoring.sinks is not None or _prefers_explicit_scores(query, key):
+        return _attend_explicitly(query, key, value, mask, causal, scoring)
     heads, kv_heads = query.shape[1], key.shape[1]
     # Query heads that share a key head and see the same serve as its rows: the keys are read once, not G times.
-    folds = heads != kv_heads and query.shape[2] == 1 and not visibility.causal
+    folds = heads != kv_heads and query.shape[2] == 1 and not causal
     mixed = F.scaled_dot_product_attention(
         query.view(len(query), kv_heads, -1, query.shape[3]) if folds else query,
         key,
         value,
-        attn_mask=visibility.mask,
-        dropout_p=dropout,
-        is_causal=visibility.causal,
+        attn_mask=mask,
+        dropout_p=scoring.dropout,
+        is_causal=causal,
+        scale=scoring.scale,
         enable_gqa=heads != kv_heads and not folds,
     )
     return mixed.view(query.shape) if folds else mixed
+
+
+def _attend_in_windows(
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scoring: Scoring, window: int
+) -> Tensor:
+    """Chunks of queries, each over the keys that any of them sees: cost and memory grow with L x window, not L^2."""
+    length, chunk = query.shape[2], max(window, 64)
+    places = torch.arange(length, device=query.device)
+    mixed = []
+    for start in range(0, length, chunk):
+        end = min(start + chunk, length)
+        first, last = (max(0, start - window + 1), end) if visibility.causal else (max(0, start - window), end + window)
+        rows, columns = places[start:end, None], places[None, first:last]
+        # The queries' distance from the keys, positive for keys that come before.
+        distance = rows - columns
+        mask = (distance >= 0) & (distance < window) if visibility.causal else distance.abs() <= window
+        if visibility.mask is not None:
+            mask = mask & visibility.mask[..., first:last]
+        keys, values = key[:, :, first:last], value[:, :, first:last]
+        mixed.append(_attend(query[:, :, start:end], keys, values, mask, False, scoring))
+    return torch.cat(mixed, dim=2)
 
 
 def _prefers_explicit_scores(query: Tensor, key: Tensor) -> bool:
@@ -107,19 +191,58 @@ def _prefers_explicit_scores(query: Tensor, key: Tensor) -> bool:
     return key.shape[2] == length and length <= 8 * head_width
 
 
-def _attend_explicitly(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, dropout: float) -> Tensor:
+# Bounds the memory of explicit scores: rows of queries computed at once, over all heads.
+_ROWS = 1024
+
+
+def _attend_explicitly(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scoring: Scoring
+) -> Tensor:
+    length, span = query.shape[2], key.shape[2]
+    if length <= _ROWS:
+        return _attend_rows(query, key, value, mask, causal, scoring)
+    mixed = []
+    for start in range(0, length, _ROWS):
+        end = min(start + _ROWS, length)
+        seen = end if causal else span
+        part = mask[..., start:end, :seen] if mask is not None and mask.shape[-2] > 1 else mask
+        if causal:
+            part = torch.ones(end - start, seen, dtype=torch.bool, device=query.device).tril(start)
+        mixed.append(_attend_rows(query[:, :, start:end], key[:, :, :seen], value[:, :, :seen], part, False, scoring))
+    return torch.cat(mixed, dim=2)
+
+
+def _attend_rows(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scoring: Scoring
+) -> Tensor:
     batch, heads, length, width = query.shape
     kv_heads, span = key.shape[1:3]
     # The G query heads that share a key head become G times as many rows of one product: [B, K, G x L, D].
-    rows = (query * width**-0.5).reshape(batch, kv_heads, -1, width)
+    rows = (query * scoring.scale).reshape(batch, kv_heads, -1, width)
     scores = torch.matmul(rows, key.transpose(2, 3)).view(batch, heads, length, span)
+    if scoring.softcap is not None:
+        scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
     # The lowest number, not minus infinity: a row that sees nothing stays finite.
     lowest = torch.finfo(scores.dtype).min
-    if visibility.causal:
+    if causal:
         scores = scores + torch.full((length, span), lowest, dtype=scores.dtype, device=scores.device).triu(1)
-    elif visibility.mask is not None:
-        scores = scores.masked_fill(~visibility.mask, lowest)
-    shares = torch.softmax(scores, dim=-1)
-    if dropout:
-        shares = F.dropout(shares, dropout)
-    return torch.matmul(shares.view(batch, kv_heads, -1, span), value).view(query.shape)
+    elif mask is not None:
+        scores = scores.masked_fill(~mask, lowest)
+    if scoring.sinks is not None:
+        sinks = scoring.sinks.to(scores.dtype)[:, None, None].expand(batch, heads, length, 1)
+        scores = torch.cat((scores, sinks), dim=-1)
+    shares = torch.softmax(scores, dim=-1)[..., :span]
+    if scoring.dropout:
+        shares = F.dropout(shares, scoring.dropout)
+    return torch.matmul(shares.reshape(batch, kv_heads, -1, span), value).view(query.shape)
+
+
+def views(
+    config: ModelConfig, mask: Tensor | None, cache: CachePass | None, causal: bool
+) -> tuple[Visibility, Visibility]:
+    """What layers that see everything see, and what local ones do, rotations left out."""
+    if cache is None:
+        everything = Visibility(causal=causal, mask=mask)
+        return everything, replace(everything, window=config.window)
+    everything = Visibility(causal=cache.causal, mask=cache.mask, cache=cache)
+    return everything, replace(everything, mask=cache.local_mask, window=config.window)

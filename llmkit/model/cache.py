@@ -37,12 +37,15 @@ class Prefill:
         cache: where to write.
         slots: int64 [n], the slots to fill.
         source: int64 [n], for each of them the row of the batch that it continues.
+        lengths: int64 [B], the length of each row's prompt.
     """
 
     causal = True
 
-    def __init__(self, cache: KVCache, slots: Tensor, source: Tensor) -> None:
+    def __init__(self, cache: KVCache, slots: Tensor, source: Tensor, lengths: Tensor) -> None:
         self.mask: Tensor | None = None
+        self.local_mask: Tensor | None = None
+        self.lengths: Tensor | None = lengths
         self.cache, self.slots, self.source = cache, slots, source
 
     def extend(self, layer: int, key_BKLD: Tensor, value_BKLD: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,19 +64,25 @@ class Decode:
         cache: where to read and write.
         positions: int64 [B, 1], each row's position: the number of its tokens already in the cache.
         span: one more than the largest of them.
+        window: how many tokens local layers see, or None.
     """
 
     causal = False
 
-    def __init__(self, cache: KVCache, positions: Tensor, span: int) -> None:
+    def __init__(self, cache: KVCache, positions: Tensor, span: int, window: int | None = None) -> None:
         self.cache, self.span = cache, span
         self.rows = torch.arange(positions.shape[0], device=positions.device)
         self.positions = positions
         self.at = positions[:, 0]
         # One row alone fills its span exactly and needs no mask.
         self.mask: Tensor | None = None
+        places = torch.arange(span, device=positions.device)
         if positions.shape[0] > 1:
-            self.mask = (torch.arange(span, device=positions.device) <= positions)[:, None, None, :]
+            self.mask = (places <= positions)[:, None, None, :]
+        self.local_mask = self.mask
+        if window is not None and span > window:
+            self.local_mask = ((places <= positions) & (places > positions - window))[:, None, None, :]
+        self.lengths: Tensor | None = self.at + 1
 
     def extend(self, layer: int, key_BKLD: Tensor, value_BKLD: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's keys and values; returns all those of the rows' sequences, [B, K, span, D]."""

@@ -234,7 +234,7 @@ class _Batch:
         input_ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=self.device)
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
         source = source.to(self.device)
-        cache = Prefill(self.cache, rows.to(self.device), source)
+        cache = Prefill(self.cache, rows.to(self.device), source, ends + 1)
         hidden_BLW = self.model.hidden(input_ids, cache=cache)
         last_BW = hidden_BLW[torch.arange(len(prompts), device=self.device), ends]
         logits_BV: Tensor = self.model.head(last_BW).float()
@@ -246,7 +246,7 @@ class _Batch:
         rows = torch.arange(batch)
         input_ids = self.tokens[rows, self.produced[:batch] - 1][:, None].to(self.device)
         lengths = self.lengths[:batch]
-        cache = Decode(self.cache, lengths[:, None].to(self.device), int(lengths.max()) + 1)
+        cache = Decode(self.cache, lengths[:, None].to(self.device), int(lengths.max()) + 1, self.model.config.window)
         hidden_BLW = self.model.hidden(input_ids, positions=cache.positions, cache=cache)
         logits_BV = self.model.head(hidden_BLW[:, -1]).float()
         self.lengths[:batch] += 1

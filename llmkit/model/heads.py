@@ -19,11 +19,12 @@ class CausalLMHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.projection = Linear(config.width, config.vocab_size, bias=False)
+        self.softcap = config.logit_softcap
 
     def forward(self, hidden_BLW: Tensor, attention_mask_BL: Tensor | None = None) -> Tensor:
         """[B, L, W] to [B, L, V]; any leading shape will do."""
         logits: Tensor = self.projection(hidden_BLW)
-        return logits
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
 class MaskedLMHead(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmkit.model.config import ModelConfig
+from llmkit.model.layers import OffsetRMSNorm
 from llmkit.model.transformer import Transformer
 
 
@@ -29,13 +30,15 @@ def initialize(model: Transformer, seed: int, names: Collection[str] | None = No
     are zero, norms one, and the padding token's vector zero in families that have token types, as in BERT.
     """
     norms = {
-        f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)
+        f"{path}.weight": 0.0 if isinstance(module, OffsetRMSNorm) else 1.0
+        for path, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm)
     }
     for name, parameter in model.named_parameters():
         if names is not None and name not in names:
             continue
         if name in norms:
-            parameter.fill_(1.0)
+            parameter.fill_(norms[name])
         elif name.endswith(".bias"):
             parameter.zero_()
         else:

@@ -68,11 +68,21 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def make_norm(config: ModelConfig) -> nn.Module:
-    """The norm over the width that the config names."""
-    if config.norm == "rms":
-        return nn.RMSNorm(config.width, eps=config.norm_eps)
-    return nn.LayerNorm(config.width, eps=config.norm_eps)
+class OffsetRMSNorm(nn.RMSNorm):
+    """RMS norm that multiplies by 1 + weight, computed in fp32 (Gemma)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., width], in the input's precision."""
+        normed = F.rms_norm(x.float(), self.normalized_shape, 1.0 + self.weight.float(), self.eps)
+        return normed.to(x.dtype)
+
+
+def make_norm(config: ModelConfig, width: int | None = None) -> nn.Module:
+    """The norm that the config names, over `width` features, by default the model's width."""
+    features = width or config.width
+    if config.norm == "layer":
+        return nn.LayerNorm(features, eps=config.norm_eps, bias=config.norm_bias)
+    return (OffsetRMSNorm if config.norm_offset else nn.RMSNorm)(features, eps=config.norm_eps)
 
 
 class MLP(nn.Module):

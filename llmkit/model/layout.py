@@ -1,7 +1,6 @@
 """Between the layout of weights in a checkpoint and in the transformer: transposed, stacked, interleaved, by expert.
 
-Everything here works on shapes or on whole tensors of one `Transfer`, and is its own inverse's mirror: `to_theirs` undoes
-`to_ours` to the bit.
+Everything here works on shapes or whole tensors of one `Transfer`; `to_theirs` undoes `to_ours` to the bit.
 """
 
 from __future__ import annotations

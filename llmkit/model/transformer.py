@@ -5,10 +5,12 @@ Shapes: B batch, L tokens, W width, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from llmkit.model.attention import Attention, CachePass, Visibility
+from llmkit.model.attention import Attention, CachePass, Visibility, views
 from llmkit.model.config import ModelConfig
 from llmkit.model.heads import CausalLMHead, MaskedLMHead, make_head
 from llmkit.model.layers import MLP, Dropout, Embedding, compute_dtype, make_norm
@@ -21,7 +23,10 @@ class Embeddings(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.token = Embedding(config.vocab_size, config.width)
-        self.position = Embedding(config.context, config.width) if config.positions == "learned" else None
+        places = config.context + config.position_offset
+        self.position = Embedding(places, config.width) if config.positions == "learned" else None
+        self.position_offset = config.position_offset
+        self.scale = config.width**0.5 if config.scale_embeddings else None
         self.token_type = Embedding(config.token_types, config.width) if config.token_types else None
         self.norm = make_norm(config) if config.embedding_norm else None
         self.dropout = Dropout(config.embedding_dropout)
@@ -29,8 +34,11 @@ class Embeddings(nn.Module):
     def forward(self, input_ids_BL: Tensor, positions: Tensor, token_type_ids_BL: Tensor | None) -> Tensor:
         """Integer [B, L] to [B, L, W]; `positions` is [L] or [B, L]."""
         x_BLW: Tensor = self.token(input_ids_BL)
+        if self.scale is not None:
+            # Rounded to the embeddings' precision first, as the models were trained.
+            x_BLW = x_BLW * torch.tensor(self.scale, dtype=x_BLW.dtype).item()
         if self.position is not None:
-            x_BLW = x_BLW + self.position(positions)
+            x_BLW = x_BLW + self.position(positions + self.position_offset)
         if self.token_type is not None:
             types = torch.zeros_like(input_ids_BL) if token_type_ids_BL is None else token_type_ids_BL
             x_BLW = x_BLW + self.token_type(types)
@@ -41,28 +49,45 @@ class Embeddings(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream, with norms before them or after."""
+    """Attention and MLP, each added to the residual stream, with norms before them, after them, or both.
+
+    Attributes:
+        attention_norm, mlp_norm: before the branches, or after the sums where norms come last of all (`post`).
+        attention_output_norm, mlp_output_norm: of what the branches give, before it is added.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.norm_first = config.norm_position == "pre"
-        self.attention_norm = make_norm(config)
+        self.after_sum = config.norm_position == "post"
+        self.parallel = config.parallel_residual
+        inner = config.norm_position != "output"
+        outer = config.norm_position in ("output", "sandwich")
+        skipped = config.skip_first_norm and layer == 0
+        self.attention_norm = make_norm(config) if inner and not skipped else None
         self.attention = Attention(config, layer)
-        self.mlp_norm = make_norm(config)
+        self.attention_output_norm = make_norm(config) if outer else None
+        self.mlp_norm = make_norm(config) if inner else None
         self.mlp = MLP(config)
+        self.mlp_output_norm = make_norm(config) if outer else None
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BLW: Tensor, visibility: Visibility) -> Tensor:
         """[B, L, W] to [B, L, W]."""
         # The residual stream keeps its precision; each branch casts its input once, not once for each projection.
         dtype = compute_dtype(x_BLW)
-        if self.norm_first:
-            x_BLW = x_BLW + self.dropout(self.attention(self.attention_norm(x_BLW).to(dtype), visibility))
-            x_BLW = x_BLW + self.dropout(self.mlp(self.mlp_norm(x_BLW).to(dtype)))
-        else:
-            x_BLW = self.attention_norm(x_BLW + self.dropout(self.attention(x_BLW.to(dtype), visibility)))
-            x_BLW = self.mlp_norm(x_BLW + self.dropout(self.mlp(x_BLW.to(dtype))))
-        return x_BLW
+        if self.after_sum:
+            x_BLW = _apply(self.attention_norm, x_BLW + self.dropout(self.attention(x_BLW.to(dtype), visibility)))
+            return _apply(self.mlp_norm, x_BLW + self.dropout(self.mlp(x_BLW.to(dtype))))
+        mixed = self.attention(_apply(self.attention_norm, x_BLW).to(dtype), visibility)
+        attended = x_BLW + self.dropout(_apply(self.attention_output_norm, mixed))
+        transformed = self.mlp(_apply(self.mlp_norm, x_BLW if self.parallel else attended).to(dtype))
+        summed: Tensor = attended + self.dropout(_apply(self.mlp_output_norm, transformed))
+        return summed
+
+
+def _apply(norm: nn.Module | None, x: Tensor) -> Tensor:
+    normed: Tensor = x if norm is None else norm(x)
+    return normed
 
 
 class Transformer(nn.Module):
@@ -70,7 +95,7 @@ class Transformer(nn.Module):
 
     Attributes:
         config: the architecture.
-        embeddings, blocks, norm: the body; `norm` is None where norms come after the branches.
+        embeddings, blocks, norm: the body; `norm` is None where norms come after the sums.
         head: maps the body's output to logits or scores.
         new_parameters: names of parameters that were initialised, not loaded, when a checkpoint was opened.
     """
@@ -81,8 +106,10 @@ class Transformer(nn.Module):
         self.new_parameters: tuple[str, ...] = ()
         self.embeddings = Embeddings(config)
         self.rotary = Rotary(config) if config.positions == "rotary" else None
+        own_local = config.positions == "rotary" and config.local_rope_theta is not None
+        self.local_rotary = Rotary(config, local=True) if own_local else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = make_norm(config) if config.norm_position == "pre" else None
+        self.norm = None if config.norm_position == "post" else make_norm(config)
         self.head = make_head(config)
         self.tie_weights()
 
@@ -135,28 +162,32 @@ class Transformer(nn.Module):
                 raise ValueError(f"a sequence of {length} tokens exceeds the model's context of {self.config.context}")
             positions = torch.arange(length, device=input_ids.device)
         x_BLW: Tensor = self.embeddings(input_ids, positions, token_type_ids)
-        visibility = self._visibility(attention_mask, positions, compute_dtype(x_BLW), cache)
-        for block in self.blocks:
-            x_BLW = block(x_BLW, visibility)
+        everything, local = self._views(attention_mask, positions, compute_dtype(x_BLW), cache)
+        for layer, block in enumerate(self.blocks):
+            x_BLW = block(x_BLW, local if layer in self.config.local_layers else everything)
         return x_BLW if self.norm is None else self.norm(x_BLW)
 
-    def _visibility(
+    def _views(
         self,
         attention_mask_BL: Tensor | None,
         positions: Tensor,
         dtype: torch.dtype,
         cache: CachePass | None,
-    ) -> Visibility:
-        rotation = None if self.rotary is None else self.rotary(positions, dtype)
-        if cache is not None:
-            return Visibility(causal=cache.causal, mask=cache.mask, rotation=rotation, cache=cache)
-        if attention_mask_BL is not None:
+    ) -> tuple[Visibility, Visibility]:
+        """What layers that see everything see, and what local ones do."""
+        mask, lengths = None, None if cache is None else cache.lengths
+        if cache is None and attention_mask_BL is not None:
             _require_right_padding(attention_mask_BL)
+            lengths = attention_mask_BL.sum(dim=1)
+            # Under a causal mask no real token sees padding on its right: the fast path needs no mask.
             if not self.config.causal:
                 mask = attention_mask_BL[:, None, None, :].to(torch.bool)
-                return Visibility(causal=False, mask=mask, rotation=rotation)
-        # Under a causal mask no real token sees padding on its right: the fast path needs no mask.
-        return Visibility(causal=self.config.causal, rotation=rotation)
+        everything, local = views(self.config, mask, cache, self.config.causal)
+        if self.rotary is None:
+            return everything, local
+        rotation = self.rotary(positions, dtype, lengths)
+        own = rotation if self.local_rotary is None else self.local_rotary(positions, dtype, lengths)
+        return replace(everything, rotation=rotation), replace(local, rotation=own)
 
 
 def _require_right_padding(attention_mask_BL: Tensor) -> None:

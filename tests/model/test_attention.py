@@ -8,17 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmkit.model.attention import Visibility, attend
+from llmkit.model.attention import Scoring, Visibility, attend
+
+PLAIN = Scoring(16**-0.5)
 
 
-def _written_out(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+def _written_out(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scoring: Scoring = PLAIN) -> Tensor:
     """Softmax attention in float64; `seen` is bool [B, L, S]."""
     query, key, value = query.double(), key.double(), value.double()
     group = query.shape[1] // key.shape[1]
     rows = []
     for head in range(query.shape[1]):
-        scores = query[:, head] @ key[:, head // group].transpose(1, 2) / math.sqrt(query.shape[-1])
-        rows.append(torch.softmax(scores.masked_fill(~seen, -math.inf), dim=-1) @ value[:, head // group])
+        scores = query[:, head] @ key[:, head // group].transpose(1, 2) * scoring.scale
+        if scoring.softcap is not None:
+            scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
+        weights = scores.masked_fill(~seen, -math.inf).exp()
+        nothing = 0.0 if scoring.sinks is None else scoring.sinks[head].double().exp()
+        rows.append(weights / (weights.sum(-1, keepdim=True) + nothing) @ value[:, head // group])
     return torch.stack(rows, dim=1)
 
 
@@ -43,7 +49,7 @@ def test_attention_and_its_gradients(length: int, kv_heads: int, masking: str, d
     visibility = Visibility(masking == "causal", mask=mask[:, None, None, :] if masking == "padded" else None)
 
     expected = _written_out(exact[0], exact[1], exact[2], seen)
-    actual = attend(inputs[0], inputs[1], inputs[2], visibility, 0.0)
+    actual = attend(inputs[0], inputs[1], inputs[2], visibility, PLAIN)
     assert actual.dtype == dtype
     expected.backward(gradient.double())
     actual.backward(gradient.to(dtype))
@@ -55,7 +61,7 @@ def test_attention_and_its_gradients(length: int, kv_heads: int, masking: str, d
         assert (one.grad - two.grad).norm() < tolerance * two.grad.norm()
 
     with torch.no_grad():
-        assert torch.equal(attend(inputs[0], inputs[1], inputs[2], visibility, 0.0), actual)
+        assert torch.equal(attend(inputs[0], inputs[1], inputs[2], visibility, PLAIN), actual)
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -66,7 +72,7 @@ def test_one_new_token_over_a_cache(batch: int, kv_heads: int, dtype: torch.dtyp
     key, value = torch.randn(2, batch, kv_heads, 40, 16).to(dtype)[:, :, :, :30]
     seen = torch.arange(30) < torch.randint(1, 31, (batch, 1))
     expected = _written_out(query, key, value, seen[:, None, :])
-    actual = attend(query, key, value, Visibility(False, mask=seen[:, None, None, :]), 0.0)
+    actual = attend(query, key, value, Visibility(False, mask=seen[:, None, None, :]), PLAIN)
     assert actual.shape == query.shape
     assert (actual - expected).norm() < (1e-5 if dtype == torch.float32 else 0.02) * expected.norm()
 
@@ -77,14 +83,52 @@ def test_a_row_that_sees_nothing_stays_finite(length: int, dtype: torch.dtype) -
     query, key, value = torch.randn(3, 2, 2, length, 16).to(dtype).requires_grad_()
     mask = torch.zeros(2, 1, 1, length, dtype=torch.bool)
     mask[0] = True
-    mixed = attend(query, key, value, Visibility(False, mask=mask), 0.0)
+    mixed = attend(query, key, value, Visibility(False, mask=mask), PLAIN)
     mixed.sum().backward()
     assert mixed.isfinite().all()
 
 
 def test_dropout_keeps_the_mean() -> None:
     query, key, value = torch.randn(3, 1, 2, 64, 32).to(torch.bfloat16)
-    plain = attend(query, key, value, Visibility(False), 0.0).float()
-    dropped = torch.stack([attend(query, key, value, Visibility(False), 0.3).float() for _ in range(400)])
+    plain = attend(query, key, value, Visibility(False), Scoring(32**-0.5)).float()
+    dropped = torch.stack(
+        [attend(query, key, value, Visibility(False), Scoring(32**-0.5, dropout=0.3)).float() for _ in range(400)]
+    )
     assert (dropped.mean(0) - plain).norm() < 0.1 * plain.norm()
     assert (dropped[0] - plain).norm() > 0.1 * plain.norm()
+
+
+@pytest.mark.parametrize(
+    "scoring", [PLAIN, Scoring(0.2, softcap=2.0), Scoring(0.3, sinks=torch.tensor([0.0, 1, -1, 3]))]
+)
+@pytest.mark.parametrize("length", [1, 5, 6, 70, 200])
+@pytest.mark.parametrize("masking", ["causal", "both-ways", "padded"])
+def test_windows_and_scorings(length: int, masking: str, scoring: Scoring) -> None:
+    """Below, at and past the window, whose chunks begin and end within the sequence."""
+    generator = torch.Generator().manual_seed(length)
+    query = torch.randn(2, 4, length, 16, generator=generator, requires_grad=True)
+    key, value = torch.randn(2, 2, 2, length, 16, generator=generator)
+    for window in (None, 5, 64):
+        places = torch.arange(length)
+        distance = places[:, None] - places[None, :]
+        reach = window or length
+        seen = (distance >= 0) & (distance < reach) if masking == "causal" else distance.abs() <= reach
+        real = places < torch.tensor([[length], [(length + 1) // 2]] if masking == "padded" else [[length]])
+        visibility = Visibility(
+            masking == "causal", mask=real[:, None, None, :] if masking == "padded" else None, window=window
+        )
+        actual = attend(query, key, value, visibility, scoring)
+        expected = _written_out(query, key, value, (seen & real[:, None, :]).expand(2, -1, -1), scoring)
+        rows = real[:, None, :, None].expand_as(actual)
+        assert torch.allclose(actual[rows].double(), expected[rows], atol=1e-5), window
+        assert actual.isfinite().all()
+
+
+def test_long_explicit_scores_come_in_parts() -> None:
+    """More rows than are computed at once."""
+    query = torch.randn(1, 2, 1100, 8)
+    key, value = torch.randn(2, 1, 1, 1100, 8)
+    scoring = Scoring(8**-0.5, softcap=3.0)
+    seen = torch.ones(1, 1100, 1100, dtype=torch.bool).tril()
+    actual = attend(query, key, value, Visibility(True), scoring)
+    assert torch.allclose(actual.double(), _written_out(query, key, value, seen, scoring), atol=1e-5)

@@ -50,7 +50,7 @@ class Weight:
     `transposed`: the reference stores weights as [inputs, outputs].
     `groups`: the ModelConfig setting that says in how many groups the stacked parts alternate, such as "heads" where
     the rows are query, key and value of the first head, then of the second; by default each part is in one piece.
-    `{e}` in their names stands for the expert: the reference has one tensor for each, we have all in one [experts, ...].
+    `{e}` in their names stands for the expert: the reference has one tensor for each, we have one [experts, ...].
     `dimension`: the output dimension, for tensors that hold all experts on both sides 1.
     """
 

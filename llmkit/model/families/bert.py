@@ -31,6 +31,8 @@ BERT = Family(
     },
     parts={
         "causal": False,
+        "pooling": "first",
+        "pooler": "tanh",
         "norm": "layer",
         "norm_position": "post",
         "positions": "learned",
