@@ -1,7 +1,9 @@
-"""Opening a Hugging Face model directory: check names and shapes first, then read each tensor once into its place."""
+"""Opening a model: names and shapes are checked first, then each tensor is read in pieces into its place."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from llmkit.errors import ModelError
-from llmkit.model.checkpoint import FLOATS, StoredTensor, list_tensors
-from llmkit.model.config import Head
+from llmkit.model.checkpoint import list_tensors
+from llmkit.model.config import Head, ModelConfig
 from llmkit.model.facts import Stored, read_stored
 from llmkit.model.families.base import Family, Transfer
 from llmkit.model.initialization import initialize
 from llmkit.model.layout import stored_shapes, to_ours
+from llmkit.model.rotary import Rotary
+from llmkit.model.tensors import StoredTensor
 from llmkit.model.transformer import Transformer
+
+_PIECE = 16 << 20
+"""Bytes of a tensor that are read at a time."""
 
 
 def load_model(
@@ -31,7 +38,7 @@ def load_model(
     """Open a model directory, in evaluation mode.
 
     Args:
-        directory: holds config.json and model.safetensors, or its shards and their index.
+        directory: holds config.json and weights as safetensors or pytorch_model.bin, in one file or in shards.
         head: another head than the stored one; it is initialised from `seed`, and `new_parameters` names its weights.
         labels: the classes of a classification head, where they are not the stored ones.
         dtype: of the weights; by default as stored.
@@ -43,41 +50,100 @@ def load_model(
     """
     path = Path(directory)
     stored = read_stored(path, head, None if labels is None else tuple(labels))
-    tensors = _with_prefix(list_tensors(path), stored.family)
+    return assemble(stored, list_tensors(path), where=str(path), dtype=dtype, device=device, seed=seed)
+
+
+def assemble(
+    stored: Stored,
+    tensors: dict[str, StoredTensor],
+    *,
+    where: str,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+) -> Transformer:
+    """The model of a checkpoint of any format, in evaluation mode.
+
+    Names and shapes are checked before a number is read; then each tensor is read in pieces into its place, in its data
+    type and on its device. Peak memory is that of the model and a few pieces.
+
+    Args:
+        stored: what the model is.
+        tensors: the checkpoint's, named as its family names them in a Hugging Face directory; emptied as they are read.
+        where: the place of the checkpoint, for messages.
+        dtype, device, seed: as for `load_model`.
+
+    Raises:
+        ModelError: missing, extra or misshapen weights, or such of a type that holds no plain numbers.
+    """
+    _add_prefix(tensors, stored.family)
     config = stored.config
-    if config.layers > len(tensors):
-        raise ModelError(
-            f"{config.layers} layers are announced, but only {len(tensors)} tensors stored", where=str(path)
-        )
+    _refuse_announcements(config, tensors, where)
     with torch.device("meta"):
         model = Transformer(config)
     transfers = stored.family.transfers(config, [name for name, _ in model.named_parameters()])
     new = _new_parameters(stored, transfers, tensors)
     transfers = [transfer for transfer in transfers if not new.issuperset(transfer.ours)]
-    _check(path, model, stored, transfers, tensors)
+    _check(where, model, stored, transfers, tensors)
 
-    chosen = dtype or _common_dtype(path, [_find(tensors, stored.family, name) for t in transfers for name in t.theirs])
+    chosen = dtype or _common_dtype([_find(tensors, stored.family, name) for t in transfers for name in t.theirs])
     target = torch.device(device or "cpu")
     for transfer in transfers:
-        for name, tensor in _read(model, stored.family, transfer, tensors):
-            # A copy of its own: memory mapped from the file is aligned otherwise, and rounding depends on alignment.
-            _set_parameter(model, name, torch.empty(tensor.shape, dtype=chosen, device=target).copy_(tensor))
+        sources = [_find(tensors, stored.family, name) for name in transfer.theirs]
+        # Memory of its own: what is mapped from a file is aligned otherwise, and rounding depends on alignment.
+        made = [_empty(model, name, chosen, target) for name in transfer.ours]
+        _fill(transfer, made, sources)
+        for name, tensor in zip(transfer.ours, made, strict=True):
+            _set_parameter(model, name, tensor)
+        del sources
+        for name in transfer.theirs:
+            tensors.pop(name, None)
     for name in sorted(new):
-        shape = model.get_parameter(name).shape
-        _set_parameter(model, name, torch.empty(shape, dtype=chosen, device=target))
+        _set_parameter(model, name, _empty(model, name, chosen, target))
     model.tie_weights()
-    if model.rotary is not None:
-        model.rotary.reset(target)
+    for module in model.modules():
+        if isinstance(module, Rotary):
+            module.reset(target)
     initialize(model, seed, new)
     model.new_parameters = tuple(sorted(new))
     return model.eval()
 
 
-def _with_prefix(tensors: Mapping[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:
-    """Names as in a checkpoint with a head; bodies saved alone leave the prefix out."""
-    if any(name.startswith(family.prefix) for name in tensors):
-        return dict(tensors)
-    return {family.prefix + name: tensor for name, tensor in tensors.items()}
+def _refuse_announcements(config: ModelConfig, tensors: Mapping[str, StoredTensor], where: str) -> None:
+    """Refuse a config.json by which the model would take memory or time before its shapes are seen to be wrong."""
+    if config.layers > len(tensors):
+        raise ModelError(f"{config.layers} layers are announced, but only {len(tensors)} tensors stored", where=where)
+    largest = max((math.prod(tensor.shape) for tensor in tensors.values()), default=0)
+    if config.head_width > largest:
+        raise ModelError(
+            f"heads of width {config.head_width} are announced, but the largest tensor has {largest} numbers",
+            where=where,
+        )
+
+
+def _fill(transfer: Transfer, made: Sequence[Tensor], sources: Sequence[StoredTensor]) -> None:
+    """Read a transfer's tensors into the model's, in pieces where neither side joins several."""
+    if transfer.experts:
+        one, count = transfer.of_one_expert(), len(transfer.theirs) // transfer.experts
+        for expert in range(transfer.experts):
+            _fill(one, [each[expert] for each in made], sources[expert * count : (expert + 1) * count])
+    elif len(made) == len(sources) == 1 and sources[0].shape:
+        place = made[0].transpose(-1, -2) if transfer.transposed else made[0]
+        row = max(1, math.prod(sources[0].shape[1:])) * place.element_size()
+        step = max(1, _PIECE // row)
+        for start in range(0, sources[0].shape[0], step):
+            place[start : start + step].copy_(sources[0].read(start, start + step))
+    else:
+        shapes = [tuple(each.shape) for each in made]
+        for place, tensor in zip(made, to_ours(transfer, [source.read() for source in sources], shapes), strict=True):
+            place.copy_(tensor)
+
+
+def _add_prefix(tensors: dict[str, StoredTensor], family: Family) -> None:
+    """Name tensors as in a checkpoint with a head; bodies saved alone leave the prefix out."""
+    if not any(name.startswith(family.prefix) for name in tensors):
+        for name in list(tensors):
+            tensors[family.prefix + name] = tensors.pop(name)
 
 
 def _new_parameters(stored: Stored, transfers: Sequence[Transfer], tensors: Mapping[str, StoredTensor]) -> set[str]:
@@ -102,7 +168,7 @@ def _find(tensors: Mapping[str, StoredTensor], family: Family, name: str) -> Sto
 
 
 def _check(
-    path: Path,
+    where: str,
     model: Transformer,
     stored: Stored,
     transfers: Sequence[Transfer],
@@ -121,7 +187,11 @@ def _check(
             problems += _misshapen(model, family, transfer, tensors)
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise ModelError(f"the weights are not those of its config.json: {shown}", where=str(path))
+        raise ModelError(f"the weights are not those of its config.json: {shown}", where=where)
+    read = [_find(tensors, family, name) for name in sorted(wanted)]
+    unknown = sorted({tensor.kind for tensor in read if tensor.dtype is None})
+    if unknown:
+        raise ModelError(f"weights of type {', '.join(unknown)} are not supported", where=where)
 
 
 def _may_be_left(name: str, stored: Stored) -> bool:
@@ -149,24 +219,14 @@ def _misshapen(
     ]
 
 
-def _common_dtype(path: Path, tensors: Sequence[StoredTensor]) -> torch.dtype:
+def _common_dtype(tensors: Sequence[StoredTensor]) -> torch.dtype:
     """The data type that holds all the tensors' values."""
-    unknown = sorted({tensor.dtype for tensor in tensors} - FLOATS.keys())
-    if unknown:
-        raise ModelError(f"weights of type {', '.join(unknown)} are not supported", where=str(path))
-    chosen = FLOATS[tensors[0].dtype]
-    for tensor in tensors:
-        chosen = torch.promote_types(chosen, FLOATS[tensor.dtype])
-    return chosen
+    dtypes = [tensor.dtype for tensor in tensors if tensor.dtype is not None]
+    return functools.reduce(torch.promote_types, dtypes)
 
 
-def _read(
-    model: Transformer, family: Family, transfer: Transfer, tensors: Mapping[str, StoredTensor]
-) -> list[tuple[str, Tensor]]:
-    """The model's tensors that one transfer makes, as (name, tensor)."""
-    parts = [_find(tensors, family, name).read() for name in transfer.theirs]
-    shapes = [tuple(model.get_parameter(name).shape) for name in transfer.ours]
-    return list(zip(transfer.ours, to_ours(transfer, parts, shapes), strict=True))
+def _empty(model: Transformer, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(model.get_parameter(name).shape, dtype=dtype, device=device)
 
 
 def _set_parameter(model: Transformer, name: str, tensor: Tensor) -> None:

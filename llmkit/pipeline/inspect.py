@@ -135,7 +135,7 @@ def _model(path: Path) -> tuple[dict[str, Any], list[Table]]:
 
     tensors = list_tensors(path)
     rows = [
-        [name, "x".join(map(str, found.shape)), found.dtype, math.prod(found.shape)] for name, found in tensors.items()
+        [name, "x".join(map(str, found.shape)), found.kind, math.prod(found.shape)] for name, found in tensors.items()
     ]
     table = Table(f"Weights ({len(rows)} tensors)", ["tensor", "shape", "type", "parameters"], rows)
     return read_model_facts(path), [table]

@@ -201,18 +201,18 @@ def test_a_header_of_absurd_size_is_refused(directory: Path) -> None:
         load_model(directory)
 
 
-def test_pickled_weights_are_not_opened(directory: Path) -> None:
-    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"there is no model.safetensors.*Pickled weights"):
+def test_a_directory_without_weights_is_refused(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"there is no model.safetensors.*pytorch_model.bin"):
         load_model(directory)
 
 
 @pytest.mark.parametrize(
     ("shard", "message"),
     [
-        ("../model.safetensors", "not the name of a safetensors file here"),
-        ("/etc/model.safetensors", "not the name of a safetensors file here"),
-        ("weights.bin", "not the name of a safetensors file here"),
+        ("../model.safetensors", "not the name of a .safetensors file here"),
+        ("/etc/model.safetensors", "not the name of a .safetensors file here"),
+        ("weights.bin", "not the name of a .safetensors file here"),
         ("model-2.safetensors", "shard model-2.safetensors is missing"),
         (3, "weight_map must map"),
     ],

@@ -1,0 +1,43 @@
+"""A tensor that lies in a file: what every format of checkpoint is read as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""Types that hold weights as plain numbers, by the names that safetensors gives them."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor whose name, shape and type are known, and whose numbers are read on demand.
+
+    Attributes:
+        name: as the Hugging Face checkpoint of its family names it.
+        shape: sizes of its dimensions.
+        kind: its type as the file names it, such as "BF16".
+        dtype: of what `read` gives; None where it is no plain number, and so no weight.
+        rows: reads the rows from its first argument to before its second (None: to the end) to the CPU.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    dtype: torch.dtype | None
+    rows: Callable[[int, int | None], Tensor]
+
+    def read(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows along the first dimension, by default all, on the CPU.
+
+        They may be a view of the file: copy them, and let them go.
+        """
+        return self.rows(start, stop)
