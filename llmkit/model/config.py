@@ -28,7 +28,7 @@ class RopeScaling(BaseModel):
     of its own, from one table up to the original context and another beyond (Ding et al. 2024).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
     factor: float = Field(1.0, ge=1.0, description="How many times longer the context becomes.")
@@ -79,7 +79,7 @@ class ModelConfig(BaseModel):
       masked-language-model head. transform_bias: whether that has biases.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     family: str
     head: Head

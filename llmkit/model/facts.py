@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llmkit.errors import ModelError
 from llmkit.model.config import Head, ModelConfig
 from llmkit.model.families import family_of
 from llmkit.model.families.base import Family, read_labels
 
+GENERATION = "generation_config.json"
+_NOT_KEPT = ("pad_token_id", "bos_token_id", "eos_token_id", "transformers_version", "_from_model_config")
+_LONGEST_JSON = 100_000_000
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model directory; raises ModelError where it is missing or something else."""
+    if not path.is_file():
+        raise ModelError(f"there is no {path.name}", where=str(path.parent))
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"there is no {path.name}", where=str(path.parent)) from None
+        if path.stat().st_size > _LONGEST_JSON:
+            raise ValueError(f"it is longer than {_LONGEST_JSON:,} bytes")
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot be read as JSON ({error})", where=str(path)) from None
     if not isinstance(value, dict):
         raise ModelError("must hold a JSON object", where=str(path))
     return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 @dataclass(frozen=True)
@@ -35,16 +46,18 @@ class Stored:
         head: the head that it was saved with, or None for a body alone.
         labels: the classes of a classification head.
         config: the architecture, under the head that was asked for.
+        generation: what generation_config.json says beyond special tokens.
     """
 
     family: Family
     head: Head | None
     labels: tuple[str, ...]
     config: ModelConfig
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ...] | None = None) -> Stored:
-    """Read config.json.
+    """Read config.json and, for a causal language model, generation_config.json, whose end-of-text tokens count.
 
     Args:
         directory: a Hugging Face model directory.
@@ -52,7 +65,8 @@ def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ..
         labels: names of the classes wanted in place of the stored ones.
 
     Raises:
-        ModelError: config.json is missing, damaged, of an unknown architecture, or asks for what is not supported.
+        ModelError: config.json is missing, damaged, of an unknown architecture, or asks for what is not supported; or
+            generation_config.json is damaged.
     """
     where = str(directory / "config.json")
     settings = read_json(directory / "config.json")
@@ -72,7 +86,26 @@ def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ..
         )
     chosen = stored_labels if labels is None and wanted == "classification" else labels or ()
     config = family.read_config(settings, where, wanted, chosen)
-    return Stored(family, stored_head, stored_labels, config)
+    if wanted != "causal-lm":
+        return Stored(family, stored_head, stored_labels, config)
+    generation, eos_ids = _read_generation(directory)
+    if eos_ids:
+        config = config.model_copy(update={"eos_ids": eos_ids})
+    return Stored(family, stored_head, stored_labels, config, generation)
+
+
+def _read_generation(directory: Path) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The settings of generation_config.json beyond special tokens, and its end-of-text tokens."""
+    path = directory / GENERATION
+    if not path.exists():
+        return {}, ()
+    settings = read_json(path)
+    ends = settings.get("eos_token_id")
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(end, int) and not isinstance(end, bool) for end in listed):
+        raise ModelError("eos_token_id must be a token's number or a list of them", where=str(path))
+    kept = {name: value for name, value in settings.items() if name not in _NOT_KEPT}
+    return kept, tuple(end for end in listed if end >= 0)
 
 
 def read_model_facts(directory: str | Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Tensors in files that are mapped into memory: safetensors, and the pickles of PyTorch.
 
-Pages of a mapped file that were read count as the process's memory for as long as the mapping lasts. So a file is mapped
-anew whenever a share of it has been read, and reading a model takes hardly more memory than the model.
+Pages of a mapped file that were read count as the process's memory for as long as the mapping lasts. So a file is
+mapped anew whenever a share of it has been read, and reading a model takes hardly more memory than the model.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llmkit.errors import ModelError
-from llmkit.model.tensors import FLOATS, StoredTensor
+from llmkit.model.tensors import FLOATS, KINDS, StoredTensor
 
 _SHARE = 25
 _LEAST = 16 << 20
-_KINDS = {dtype: kind for kind, dtype in FLOATS.items()}
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Tied weights share memory, so that the tensors of a file can be larger than it in sum, but not by much.
 _MOST_SHARED = 8
@@ -98,9 +97,9 @@ def list_pickled(path: Path) -> list[StoredTensor]:
     mapping = _Mapping(path, lambda file: _open_pickled(file, mmap=True))
     found = []
     for name, tensor in tensors.items():
-        shape, kind = tuple(tensor.shape), _KINDS.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+        shape, kind = tuple(tensor.shape), KINDS.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
         rows = _pickled_rows(mapping, name) if mappable else _held_rows(tensor)
-        found.append(StoredTensor(name, shape, kind, tensor.dtype if tensor.dtype in _KINDS else None, rows))
+        found.append(StoredTensor(name, shape, kind, tensor.dtype if tensor.dtype in KINDS else None, rows))
     return found
 
 
@@ -143,7 +142,7 @@ def _open_pickled(path: Path, *, mmap: bool) -> Any:
 
 
 def _checked(value: Any, path: Path) -> Mapping[str, Tensor]:
-    """The file's content, refused where it is anything but named plain tensors, each with all its numbers in the file."""
+    """The file's content, refused where it is anything but named plain tensors that the file holds in full."""
     if not isinstance(value, Mapping):
         raise ModelError(f"a {type(value).__name__} is stored in place of named tensors", where=str(path))
     for name, tensor in value.items():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llmkit.model.checkpoint import WEIGHTS
+from llmkit.model.checkpoint import INDEX, WEIGHTS
+from llmkit.model.facts import GENERATION
 from llmkit.model.families import FAMILIES
-from llmkit.model.families.base import write_ids
-from llmkit.model.layout import to_theirs
+from llmkit.model.families.base import Transfer, write_ids
+from llmkit.model.layout import stored_shapes, to_theirs
+from llmkit.model.tensors import KINDS, StoredTensor
 from llmkit.model.transformer import Transformer
+
+MAX_SHARD_SIZE = 5_000_000_000
+"""Bytes of weights in one file, by default: what hubs and file systems take without trouble."""
+
+_SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 
 
 def save_model(
@@ -24,23 +34,28 @@ def save_model(
     *,
     dtype: torch.dtype | None = None,
     generation: Mapping[str, Any] | None = None,
+    max_shard_size: int = MAX_SHARD_SIZE,
 ) -> None:
-    """Write config.json, model.safetensors and, for a causal language model, generation_config.json.
+    """Write config.json, the weights as safetensors and, for a causal language model, generation_config.json.
 
-    The bytes depend on the weights and the config alone. Tied weights are written once.
+    The bytes depend on the weights and the settings alone. Tied weights are written once. Beyond the model, at most one
+    shard is in memory.
 
     Args:
         model: what to save; any device.
-        directory: where to; made if it is missing.
+        directory: where to; made if it is missing. Weights that lie there are replaced.
         dtype: of the weights in the file; by default the model's.
-        generation: settings for generation_config.json beyond the special tokens, such as {"temperature": 0.7}.
+        generation: settings for generation_config.json beyond the special tokens, such as {"temperature": 0.7}; what
+            the opened checkpoint said (`model.generation_settings`) is kept where they are silent.
+        max_shard_size: most bytes of weights in a file; what is larger is written as shards with an index. A single
+            larger tensor has a file of its own.
     """
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = export_tensors(model, dtype)
-    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+    tensors = list(export_tensors(model, dtype).values())
+    write_tensors(tensors, path, max_shard_size)
     settings = FAMILIES[model.config.family].write_config(model.config)
-    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
     settings["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
     _write_json(path / "config.json", settings)
     if model.config.head == "causal-lm":
@@ -50,21 +65,99 @@ def save_model(
             "eos_token_id": write_ids(model.config.eos_ids),
         }
         known = {name: value for name, value in ids.items() if value is not None}
-        _write_json(path / "generation_config.json", {**known, **(generation or {})})
+        _write_json(path / GENERATION, {**model.generation_settings, **known, **(generation or {})})
 
 
-def export_tensors(model: Transformer, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """The weights under the names and in the layout of the reference, on the CPU."""
+def export_tensors(model: Transformer, dtype: torch.dtype | None = None) -> dict[str, StoredTensor]:
+    """The weights under the names and in the layout of the reference; each is laid out when it is read, on the CPU.
+
+    Args:
+        model: what to export.
+        dtype: of what is read; by default the model's.
+    """
     family = FAMILIES[model.config.family]
     parameters = dict(model.named_parameters())
-    exported: dict[str, Tensor] = {}
+    exported: dict[str, StoredTensor] = {}
     for transfer in family.transfers(model.config, list(parameters)):
-        parts = [parameters[name].detach().to(device="cpu", dtype=dtype) for name in transfer.ours]
-        for name, part in zip(transfer.theirs, to_theirs(transfer, parts), strict=True):
-            exported[name] = part
-            if name in family.aliases:
-                exported[family.aliases[name]] = exported[name].clone()
+        ours = [parameters[name].detach() for name in transfer.ours]
+        for tensor in _export(transfer, ours, dtype):
+            exported[tensor.name] = tensor
+            if tensor.name in family.aliases:
+                alias = family.aliases[tensor.name]
+                exported[alias] = _copied(tensor, alias)
     return exported
+
+
+def _export(transfer: Transfer, ours: Sequence[Tensor], dtype: torch.dtype | None) -> Iterable[StoredTensor]:
+    if transfer.experts:
+        one, count = transfer.of_one_expert(), len(transfer.theirs) // transfer.experts
+        for expert in range(transfer.experts):
+            names = transfer.theirs[expert * count : (expert + 1) * count]
+            yield from _laid_out(one, names, [each[expert] for each in ours], dtype)
+    else:
+        yield from _laid_out(transfer, transfer.theirs, ours, dtype)
+
+
+def _laid_out(
+    transfer: Transfer, names: Sequence[str], ours: Sequence[Tensor], dtype: torch.dtype | None
+) -> Iterable[StoredTensor]:
+    chosen = dtype or ours[0].dtype
+    shapes = stored_shapes(transfer, [tuple(part.shape) for part in ours])
+    for index, (name, shape) in enumerate(zip(names, shapes, strict=True)):
+        yield StoredTensor(name, shape, KINDS[chosen], chosen, partial(_rows, transfer, ours, chosen, index))
+
+
+def _rows(
+    transfer: Transfer, ours: Sequence[Tensor], dtype: torch.dtype, index: int, start: int, stop: int | None
+) -> Tensor:
+    parts = [part.to(device="cpu", dtype=dtype) for part in ours]
+    return to_theirs(transfer, parts)[index][start:stop]
+
+
+def _copied(tensor: StoredTensor, name: str) -> StoredTensor:
+    # A copy: a file of safetensors holds no two tensors in the same memory.
+    copied: Callable[[int, int | None], Tensor] = lambda start, stop: tensor.rows(start, stop).clone()  # noqa: E731
+    return StoredTensor(name, tensor.shape, tensor.kind, tensor.dtype, copied)
+
+
+def write_tensors(tensors: Sequence[StoredTensor], directory: Path, max_shard_size: int) -> None:
+    """Write tensors as model.safetensors, or as shards with their index; older weights in the folder are removed."""
+    shards = _split(tensors, max_shard_size)
+    count = len(shards)
+    names = [WEIGHTS] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    for name, shard in zip(names, shards, strict=True):
+        save_file({tensor.name: tensor.read() for tensor in shard}, directory / name, metadata={"format": "pt"})
+    written = set(names)
+    if count > 1:
+        total = {
+            "total_size": sum(map(_size, tensors)),
+            "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+        }
+        placed = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        _write_json(directory / INDEX, {"metadata": total, "weight_map": placed})
+        written.add(INDEX)
+    for file in directory.iterdir():
+        stale = file.name in (WEIGHTS, INDEX) or _SHARD.fullmatch(file.name)
+        if stale and file.name not in written:
+            file.unlink()
+
+
+def _split(tensors: Sequence[StoredTensor], max_shard_size: int) -> list[list[StoredTensor]]:
+    """Tensors in their order, in groups of at most so many bytes, and at least one tensor."""
+    shards: list[list[StoredTensor]] = []
+    room = 0
+    for tensor in tensors:
+        if not shards or _size(tensor) > room:
+            shards.append([])
+            room = max_shard_size
+        shards[-1].append(tensor)
+        room -= _size(tensor)
+    return shards
+
+
+def _size(tensor: StoredTensor) -> int:
+    assert tensor.dtype is not None
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A tensor that lies in a file: what every format of checkpoint is read as."""
+"""Tensors whose numbers come on demand: what every format of checkpoint is read as, and written from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ FLOATS = {
     "BF16": torch.bfloat16,
 }
 """Types that hold weights as plain numbers, by the names that safetensors gives them."""
+
+KINDS = {dtype: kind for kind, dtype in FLOATS.items()}
+"""The names of these types."""
 
 
 @dataclass(frozen=True)

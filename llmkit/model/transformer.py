@@ -5,7 +5,9 @@ Shapes: B batch, L tokens, W width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,12 +100,14 @@ class Transformer(nn.Module):
         embeddings, blocks, norm: the body; `norm` is None where norms come after the sums.
         head: maps the body's output to logits or scores.
         new_parameters: names of parameters that were initialised, not loaded, when a checkpoint was opened.
+        generation_settings: what the opened checkpoint's generation_config.json says beyond special tokens.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.new_parameters: tuple[str, ...] = ()
+        self.generation_settings: Mapping[str, Any] = {}
         self.embeddings = Embeddings(config)
         self.rotary = Rotary(config) if config.positions == "rotary" else None
         own_local = config.positions == "rotary" and config.local_rope_theta is not None

@@ -25,6 +25,12 @@ def family_of(settings: Mapping[str, Any], where: str) -> Family:
     name = settings.get("model_type")
     if isinstance(name, str) and name in FAMILIES:
         return FAMILIES[name]
+    if "auto_map" in settings:
+        raise ModelError(
+            f"unknown model family {name!r} (model_type); the directory brings Python code for it, which is never run.",
+            where=where,
+            hint=f"Known are {', '.join(FAMILIES)}.",
+        )
     raise ModelError(
         f"unknown model family {name!r} (model_type)",
         where=where,
