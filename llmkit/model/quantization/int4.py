@@ -1,0 +1,60 @@
+"""Weights in 4 bits with a scale and an offset for each 32 of a row (the form of GGUF's Q4_1), for CPUs.
+
+The product is torch's own kernel, which reads the codes once and widens them in registers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmkit.errors import ModelError
+from llmkit.model.quantization.linear import QuantizedLinear
+
+GROUP = 32
+# The kernel's layout comes in blocks of this many rows.
+_ROWS = 16
+
+
+class Int4Linear(QuantizedLinear):
+    """w = scale x (code - 8) + offset, codes from 0 to 15: each group's lowest weight has code 0, its highest 15.
+
+    Products are made of bfloat16 activations with sums in float32, whatever the model's dtype.
+
+    Attributes:
+        codes: uint8, two codes a byte in the layout of this machine's kernel.
+        scales: bfloat16 [inputs / 32, outputs, 2], scale and offset; inputs and outputs filled up with zeros.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:
+        super().__init__(weight.shape[0], weight.shape[1], bias)
+        if weight.device.type != "cpu":
+            raise ModelError("int4 weights are for CPUs.", hint="Choose nf4 or int8 on this device.")
+        filled = F.pad(weight.detach().float(), (0, -self.in_features % GROUP, 0, -self.out_features % _ROWS))
+        groups = filled.view(filled.shape[0], -1, GROUP)
+        lowest, highest = groups.amin(dim=2), groups.amax(dim=2)
+        flat = highest == lowest
+        scale = torch.where(flat, 1.0, (highest - lowest) / 15).bfloat16().float()
+        offset = torch.where(flat, lowest, lowest + 8 * scale).bfloat16()
+        steps = (groups - offset.float()[:, :, None]) / scale[:, :, None]
+        codes = (steps.round_() + 8).clamp_(0, 15).to(torch.int32).view(filled.shape)
+        self.register_buffer("codes", torch._convert_weight_to_int4pack_for_cpu(codes, 1))
+        self.register_buffer("scales", torch.stack([scale.bfloat16(), offset], dim=2).transpose(0, 1).contiguous())
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x W', [..., inputs] to [..., outputs]."""
+        if not x.is_cpu:
+            raise ModelError("int4 weights are for CPUs.", hint="Choose nf4 or int8 on this device.")
+        rows = x.reshape(-1, self.in_features).bfloat16()
+        if self.in_features % GROUP:
+            rows = F.pad(rows, (0, -self.in_features % GROUP))
+        product = torch._weight_int4pack_mm_for_cpu(rows, self.codes, GROUP, self.scales.bfloat16())
+        return product[:, : self.out_features].to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def dense_weight(self) -> Tensor:
+        """[outputs, inputs], in the scales' dtype: the kernel's product with unit vectors, which rounds each once."""
+        return self.multiply(torch.eye(self.in_features, dtype=self.scales.dtype)).t().contiguous()

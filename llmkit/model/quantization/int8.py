@@ -1,0 +1,75 @@
+"""Weights in 8 bits with one scale a row, and token vectors read from such rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmkit.model.layers import Linear
+from llmkit.model.quantization.linear import QuantizedLinear
+
+# Measured at the widths of SmolLM2: with more rows, turning the codes into bf16 first is faster.
+_MOST_ROWS = 12
+_PIECE = 4096
+
+
+class Int8Linear(QuantizedLinear):
+    """w = scale x code with codes from -127 to 127: each row is scaled by its largest absolute weight.
+
+    Attributes:
+        codes: int8 [outputs, inputs].
+        scale: [outputs], in the dense weight's dtype, rounded before codes are chosen; an error is at most scale / 2.
+    """
+
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:
+        super().__init__(weight.shape[0], weight.shape[1], bias)
+        scale = (weight.detach().abs().amax(dim=1).float() / 127).to(weight.dtype)
+        # A row of zeros has codes of zero under any scale.
+        scale[scale == 0] = 1
+        self.register_buffer("codes", torch.empty(weight.shape, dtype=torch.int8, device=weight.device))
+        self.register_buffer("scale", scale)
+        # In pieces, so that no second copy of a large weight is made in float32.
+        for codes, rows, steps in zip(
+            self.codes.split(_PIECE), weight.detach().split(_PIECE), scale.float().split(_PIECE), strict=True
+        ):
+            codes.copy_((rows.float() / steps[:, None]).round_().clamp_(-127, 127))
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x W', [..., inputs] to [..., outputs]."""
+        scale = self.scale.to(x.dtype)
+        if x.is_cpu and x.dtype == torch.bfloat16 and self.in_features % 16 == 0:
+            rows = x.reshape(-1, self.in_features)
+            if len(rows) <= _MOST_ROWS:
+                return torch._weight_int8pack_mm(rows, self.codes, scale).view(*x.shape[:-1], self.out_features)
+        # The codes are exact in any float format, so the scale is better applied to the sum.
+        return F.linear(x, self.codes.to(x.dtype)).mul_(scale)
+
+    def dense_weight(self) -> Tensor:
+        """[outputs, inputs], in the scale's dtype."""
+        return self.codes.to(self.scale.dtype).mul_(self.scale[:, None])
+
+
+class Int8Embedding(nn.Module):
+    """Token vectors that are the rows of the output map, which keeps them in 8 bits.
+
+    Args:
+        output: the map from width to vocabulary. It stays the head's alone: moved and cast once.
+    """
+
+    def __init__(self, output: Int8Linear) -> None:
+        super().__init__()
+        self._output = (output,)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Integer [...] to [..., width]."""
+        output = self._output[0]
+        return F.embedding(ids, output.codes).to(output.scale.dtype) * output.scale[ids][..., None]
+
+
+def is_tied(linear: Linear, embedding: nn.Module) -> bool:
+    """Whether an output map and the token embedding are one tensor."""
+    return getattr(embedding, "weight", None) is linear.weight

@@ -1,0 +1,59 @@
+"""What quantized linear maps have in common: the gradient passes through to their inputs, and their weight has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmkit.model.layers import Linear, compute_dtype
+
+
+class QuantizedLinear(Linear):
+    """A linear map whose weight is kept in codes, in buffers that move with the module and that training leaves alone.
+
+    Subclasses are made from a dense weight and keep codes and scales. Scales are of the model's dtype and cast with
+    it; codes are integers and are not.
+
+    Args:
+        outputs, inputs: as of `Linear`.
+        bias: [outputs], or None; it stays as it is.
+    """
+
+    def __init__(self, outputs: int, inputs: int, bias: nn.Parameter | None) -> None:
+        # Not nn.Linear's own beginning, which would make room for a dense weight.
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = outputs, inputs
+        self.bias = bias  # type: ignore[assignment]
+        self.adapter = None
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x W' without the bias, [..., inputs] to [..., outputs], in the dtype of `x` and without gradients."""
+        raise NotImplementedError
+
+    def project(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs], without the adapter; the gradient reaches `x` and the bias."""
+        x = x.to(compute_dtype(x))
+        tracked = torch.is_grad_enabled() and x.requires_grad
+        product: Tensor = _Product.apply(x, self) if tracked else self.multiply(x)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
+
+    def extra_repr(self) -> str:
+        """Shape, for printing."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class _Product(torch.autograd.Function):
+    """x W' whose backward pass makes the dense weight for its own time only, instead of keeping it from the forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: QuantizedLinear) -> Tensor:
+        """The product; nothing is kept."""
+        ctx.linear = linear
+        return linear.multiply(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The gradient of `x`: grad W."""
+        return grad @ ctx.linear.dense_weight().to(grad.dtype), None

@@ -1,0 +1,91 @@
+"""Quantizing a model in place, map by map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from llmkit.model.layers import Linear
+from llmkit.model.quantization.config import Quantization
+from llmkit.model.quantization.int4 import Int4Linear
+from llmkit.model.quantization.int8 import Int8Embedding, Int8Linear, is_tied
+from llmkit.model.quantization.linear import QuantizedLinear
+from llmkit.model.quantization.nf4 import NF4Linear
+from llmkit.model.transformer import Transformer
+
+KINDS: dict[Quantization, type[Int8Linear | Int4Linear | NF4Linear]] = {
+    "int8": Int8Linear,
+    "int4": Int4Linear,
+    "nf4": NF4Linear,
+}
+
+
+def quantize(model: Transformer, kind: Quantization, *, output: bool = True) -> Transformer:
+    """Keep the weights of the linear maps inside the blocks in fewer bits, in place; the same bits each time.
+
+    Norms, biases, embeddings and the routers of experts stay dense. So do adapters, which may be attached before or
+    after and be trained on the quantized weights.
+
+    Args:
+        model: on its device and in its dtype.
+        kind: see `Quantization`.
+        output: whether a language model's output map becomes int8 too (of any kind: it decides the next token, and is
+            large), and with it the token embedding, where the two are tied. False where they are to be trained.
+
+    Returns:
+        the model.
+
+    Raises:
+        ModelError: int4 elsewhere than on a CPU; nf4 without bitsandbytes.
+    """
+    for name in list(quantizable(model)):
+        quantize_linear(model, name, kind)
+    if output:
+        quantize_output(model)
+    return model
+
+
+def quantizable(model: Transformer) -> Iterator[str]:
+    """Names of the linear maps that `quantize` replaces, the output map apart."""
+    for name, module in model.named_modules():
+        inside = name.startswith("blocks.") and not name.endswith("router")
+        if inside and isinstance(module, Linear) and not isinstance(module, QuantizedLinear):
+            yield name
+
+
+def quantize_linear(model: Transformer, name: str, kind: Quantization, weight: Tensor | None = None) -> None:
+    """Replace one linear map by a quantized one, with the bias and the adapter that it has.
+
+    Args:
+        model: holds the map.
+        name: of the map.
+        kind: of the new one.
+        weight: in place of the map's own, for a map that has no values yet.
+    """
+    parent, _, leaf = name.rpartition(".")
+    linear = model.get_submodule(name)
+    assert isinstance(linear, Linear)
+    dense = linear.weight if weight is None else weight
+    quantized = KINDS[kind](dense, linear.bias)
+    quantized.adapter = linear.adapter
+    setattr(model.get_submodule(parent), leaf, quantized.train(linear.training))
+
+
+def quantize_output(model: Transformer) -> None:
+    """Keep a language model's output map in int8, and the token embedding where the two are one."""
+    linear = getattr(model.head, "projection", None)
+    if not isinstance(linear, Linear) or isinstance(linear, QuantizedLinear):
+        return
+    tied = is_tied(linear, model.embeddings.token)
+    quantize_linear(model, "head.projection", "int8")
+    if tied:
+        output = model.get_submodule("head.projection")
+        assert isinstance(output, Int8Linear)
+        embedding: nn.Module = Int8Embedding(output)
+        model.embeddings.token = embedding  # type: ignore[assignment]
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether any linear map of the model is quantized."""
+    return any(isinstance(module, QuantizedLinear) for module in model.modules())
