@@ -16,7 +16,9 @@ from llmkit.model.generation import Generator
 from llmkit.model.load import load_model
 from llmkit.model.sampling import Completion, Piece, Sampling
 from llmkit.model.transformer import Transformer
+from llmkit.store.gguf import SUFFIX, read_gguf
 from llmkit.store.hub import PREFIX, download_model
+from llmkit.tokenizer.gguf import tokenizer_of_gguf
 from llmkit.tokenizer.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, str]]
@@ -101,10 +103,10 @@ def _is_single(prompts: Any) -> bool:
 
 
 def model_directory(path_or_name: str, where: str = "") -> Path:
-    """The Hugging Face directory that a name or path stands for.
+    """The Hugging Face directory, or the GGUF file, that a name or path stands for.
 
     Args:
-        path_or_name: a model directory, a stage's directory (its `model/` is taken), or "hf:owner/name".
+        path_or_name: a model directory, a stage's directory (its `model/` is taken), a GGUF file, or "hf:owner/name".
         where: place of the name, for messages.
 
     Raises:
@@ -113,19 +115,21 @@ def model_directory(path_or_name: str, where: str = "") -> Path:
     if path_or_name.startswith(PREFIX):
         return download_model(path_or_name.removeprefix(PREFIX), where)
     path = Path(path_or_name)
+    if path.suffix == SUFFIX and path.is_file():
+        return path
     for candidate in (path / "model", path):
         if (candidate / "config.json").is_file():
             return candidate
     problem = "there is no model here (no config.json)." if path.exists() else "there is no such folder."
-    raise ModelError(problem, where=where or path_or_name, hint="Name a model directory or hf:owner/name.")
+    raise ModelError(problem, where=where or path_or_name, hint="Name a model directory, a GGUF file or hf:owner/name.")
 
 
 def load(path_or_name: str, dtype: str | None = None, device: str | None = None) -> LoadedModel:
     """Open a model with its tokenizer.
 
     Args:
-        path_or_name: a model directory, a stage's directory, or "hf:owner/name".
-        dtype: "fp32", "bf16" or "fp16"; by default as stored.
+        path_or_name: a model directory, a stage's directory, a GGUF file, or "hf:owner/name".
+        dtype: "fp32", "bf16" or "fp16"; by default as stored, where quantized weights count as fp32.
         device: a torch device; by default CUDA where it is at hand, else the CPU.
 
     Raises:
@@ -138,4 +142,5 @@ def load(path_or_name: str, dtype: str | None = None, device: str | None = None)
     directory = model_directory(path_or_name)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(directory, dtype=None if dtype is None else _DTYPES[dtype], device=chosen)
-    return LoadedModel(model, Tokenizer.load(directory))
+    tokenizer = tokenizer_of_gguf(read_gguf(directory)) if directory.suffix == SUFFIX else Tokenizer.load(directory)
+    return LoadedModel(model, tokenizer)

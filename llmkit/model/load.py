@@ -16,11 +16,13 @@ from llmkit.model.checkpoint import list_tensors
 from llmkit.model.config import Head, ModelConfig
 from llmkit.model.facts import Stored, read_stored
 from llmkit.model.families.base import Family, Transfer
+from llmkit.model.gguf.read import default_dtype, open_gguf
 from llmkit.model.initialization import initialize
 from llmkit.model.layout import stored_shapes, to_ours
 from llmkit.model.rotary import Rotary
 from llmkit.model.tensors import StoredTensor
 from llmkit.model.transformer import Transformer
+from llmkit.store.gguf import SUFFIX
 
 _PIECE = 16 << 20
 """Bytes of a tensor that are read at a time."""
@@ -35,10 +37,11 @@ def load_model(
     device: str | torch.device | None = None,
     seed: int = 0,
 ) -> Transformer:
-    """Open a model directory, in evaluation mode.
+    """Open a model directory or a GGUF file, in evaluation mode.
 
     Args:
-        directory: holds config.json and weights as safetensors or pytorch_model.bin, in one file or in shards.
+        directory: holds config.json and weights as safetensors or pytorch_model.bin, in one file or in shards; or a
+            file that ends in ".gguf", whose quantized weights are opened in fp32 by default.
         head: another head than the stored one; it is initialised from `seed`, and `new_parameters` names its weights.
         labels: the classes of a classification head, where they are not the stored ones.
         dtype: of the weights; by default as stored.
@@ -49,8 +52,15 @@ def load_model(
         ModelError: unknown architecture, unsupported settings, damaged files, missing, extra or misshapen weights.
     """
     path = Path(directory)
-    stored = read_stored(path, head, None if labels is None else tuple(labels))
-    return assemble(stored, list_tensors(path), where=str(path), dtype=dtype, device=device, seed=seed)
+    if path.suffix == SUFFIX:
+        stored, tensors = open_gguf(path, head, labels)
+        dtype = dtype or default_dtype(list(tensors.values()))
+    else:
+        stored = read_stored(path, head, None if labels is None else tuple(labels))
+        tensors = list_tensors(path)
+    model = assemble(stored, tensors, where=str(path), dtype=dtype, device=device, seed=seed)
+    model.generation_settings = stored.generation
+    return model
 
 
 def assemble(

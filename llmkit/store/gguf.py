@@ -73,7 +73,7 @@ class GGUFFile:
     @property
     def architecture(self) -> str:
         """Such as "llama"; raises ModelError where it is not given."""
-        return self.get("general.architecture", str)
+        return str(self.get("general.architecture", str))
 
     def get(self, key: str, kind: type, default: Any = ...) -> Any:
         """A value of the metadata.

@@ -1,7 +1,7 @@
 """The tokenizer that a GGUF file's metadata describes, as a tokenizer of `tokenizers`.
 
-Three kinds (`tokenizer.ggml.model`): "gpt2", byte-level BPE with merges and a named pre-tokenizer; "llama", SentencePiece's
-BPE, whose merges follow from the scores of the pieces; "bert", WordPiece.
+Three kinds (`tokenizer.ggml.model`): "gpt2", byte-level BPE with merges and a named pre-tokenizer; "llama", the BPE of
+SentencePiece, whose merges follow from the scores of the pieces; "bert", WordPiece.
 """
 
 from __future__ import annotations
