@@ -1,4 +1,4 @@
-"""Models by hub name, through the hub's own client: from its cache alone, and from a server that speaks its protocol."""
+"""Models by hub name, through the hub's own client: from its cache alone, and from a server of its protocol."""
 
 from __future__ import annotations
 
