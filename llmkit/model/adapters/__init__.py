@@ -1,0 +1,1 @@
+"""Low-rank adapters: attached to a frozen model, trained, merged, saved in PEFT's format and loaded from it."""
