@@ -1,4 +1,7 @@
-"""Every family and head against transformers, opened from its directories and opening ours."""
+"""Every family and head against transformers, opened from its directories and opening ours.
+
+What is tried stands in the tables of `reference_decoders`, `reference_encoders` and `reference_experts`.
+"""
 
 from __future__ import annotations
 
@@ -6,68 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference_decoders
+import reference_encoders
+import reference_experts
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor
 
+from llmkit.model.facts import read_stored
+from llmkit.model.generation import Generator
 from llmkit.model.initialization import build
 from llmkit.model.load import load_model
-from llmkit.model.save import export_tensors, save_model
+from llmkit.model.sampling import Sampling
+from llmkit.model.save import save_model
 from llmkit.model.spec import ModelSpec
 
 VOCABULARY, PAD, TOLERANCE = 61, 3, 1e-4
 
-SMALL = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": 2}
-LLAMA = {
-    **SMALL,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 40,
-    "max_position_embeddings": 64,
-}
-GPT2 = {**SMALL, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-BERT = {
-    **SMALL,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 40,
-    "max_position_embeddings": 64,
-}
-LLAMA3_SCALING = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-
-REFERENCES = {
-    "llama": ("LlamaForCausalLM", LLAMA),
-    "llama-tied": ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
-    "llama-biases": ("LlamaForCausalLM", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
-    "llama-wide-heads": ("LlamaForCausalLM", {**LLAMA, "head_dim": 12, "num_key_value_heads": 1}),
-    "llama-scaled": ("LlamaForCausalLM", {**LLAMA, "rope_parameters": LLAMA3_SCALING}),
-    "llama-linear": (
-        "LlamaForCausalLM",
-        {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0}},
-    ),
-    "llama-classifier": ("LlamaForSequenceClassification", {**LLAMA, "num_labels": 3}),
-    "llama-reward": ("LlamaForSequenceClassification", {**LLAMA, "num_labels": 1}),
-    "gpt2": ("GPT2LMHeadModel", GPT2),
-    "gpt2-untied": ("GPT2LMHeadModel", {**GPT2, "tie_word_embeddings": False, "n_inner": 48}),
-    "gpt2-relu": ("GPT2LMHeadModel", {**GPT2, "activation_function": "relu"}),
-    "gpt2-classifier": ("GPT2ForSequenceClassification", {**GPT2, "num_labels": 2}),
-    "gpt2-reward": ("GPT2ForSequenceClassification", {**GPT2, "num_labels": 1}),
-    "bert": ("BertForMaskedLM", BERT),
-    "bert-untied": ("BertForMaskedLM", {**BERT, "tie_word_embeddings": False, "type_vocab_size": 4}),
-    "bert-classifier": ("BertForSequenceClassification", {**BERT, "num_labels": 4, "hidden_act": "gelu_new"}),
-    "bert-reward": ("BertForSequenceClassification", {**BERT, "num_labels": 1}),
-}
+REFERENCES = {**reference_decoders.REFERENCES, **reference_encoders.REFERENCES, **reference_experts.REFERENCES}
+SPECS: dict[str, dict[str, Any]] = {**reference_decoders.SPECS, **reference_encoders.SPECS, **reference_experts.SPECS}
 
 
 def _scramble(model: torch.nn.Module) -> None:
@@ -83,7 +45,7 @@ def _reference(name: str) -> Any:
     architecture, settings = REFERENCES[name]
     model_class = getattr(transformers, architecture)
     torch.manual_seed(0)
-    model = model_class(model_class.config_class(**settings))
+    model = model_class(model_class.config_class(**settings, attn_implementation="eager"))
     _scramble(model)
     return model.eval()
 
@@ -97,38 +59,40 @@ def _batch() -> tuple[Tensor, Tensor]:
 
 
 def _theirs(model: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
-    logits: Tensor = model(input_ids=input_ids, attention_mask=mask).logits
-    return logits[:, 0] if logits.shape[-1] == 1 else logits
+    """The reference's logits of each row alone, unpadded: of all rows' tokens, or one line for each row."""
+    rows = [model(input_ids=row[: int(real.sum())][None]).logits for row, real in zip(input_ids, mask, strict=True)]
+    joined = torch.cat([row.flatten(0, -2) for row in rows])
+    return joined[:, 0] if joined.shape[-1] == 1 else joined
 
 
 def _real(scores: Tensor, mask: Tensor) -> Tensor:
     return scores[mask.bool()] if scores.dim() == 3 else scores
 
 
-def _loss(scores: Tensor, mask: Tensor) -> Tensor:
+def _loss(scores: Tensor) -> Tensor:
     """A loss of real rows alone that reaches every parameter."""
     if scores.dim() == 1:
         return F.softplus(scores).sum()
-    rows = _real(scores, mask)
-    targets = torch.arange(len(rows)) % rows.shape[-1]
-    return F.cross_entropy(rows, targets)
+    return F.cross_entropy(scores, torch.arange(len(scores)) % scores.shape[-1])
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
-    return bool((ours - theirs).abs().max() <= TOLERANCE * max(1e-3, float(theirs.abs().max())))
+    difference, largest = (ours - theirs).detach().abs().max(), theirs.detach().abs().max()
+    return bool(difference <= TOLERANCE * max(1e-3, float(largest)))
 
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_opens_a_reference_directory_with_equal_logits_loss_and_gradients(name: str, tmp_path: Path) -> None:
+    """A padded batch of ours, each row alone of theirs."""
     reference = _reference(name)
     reference.save_pretrained(tmp_path)
     model = load_model(tmp_path)
     input_ids, mask = _batch()
-    ours, theirs = model(input_ids, mask), _theirs(reference, input_ids, mask)
+    ours, theirs = _real(model(input_ids, mask), mask), _theirs(reference, input_ids, mask)
     assert ours.shape == theirs.shape
-    assert _close(_real(ours, mask), _real(theirs, mask))
+    assert _close(ours, theirs)
 
-    our_loss, their_loss = _loss(ours, mask), _loss(theirs, mask)
+    our_loss, their_loss = _loss(ours), _loss(theirs)
     assert our_loss.item() == pytest.approx(their_loss.item(), rel=1e-5)
     our_loss.backward()
     their_loss.backward()
@@ -136,7 +100,8 @@ def test_opens_a_reference_directory_with_equal_logits_loss_and_gradients(name: 
         for parameter in model.parameters():
             assert parameter.grad is not None
             parameter.copy_(parameter.grad)
-    gradients = {key: tensor.read() for key, tensor in export_tensors(model).items()}
+    save_model(model, tmp_path / "gradients")
+    gradients = load_file(tmp_path / "gradients" / "model.safetensors")
     theirs_by_name = {key: p.grad for key, p in reference.named_parameters() if p.grad is not None}
     for key, gradient in theirs_by_name.items():
         assert _close(gradients[key], gradient), key
@@ -145,22 +110,41 @@ def test_opens_a_reference_directory_with_equal_logits_loss_and_gradients(name: 
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_unpadded_batch_equals_reference(name: str, tmp_path: Path) -> None:
+def test_hands_back_what_the_reference_opens_with_equal_logits(name: str, tmp_path: Path) -> None:
+    """Full rows of 40 tokens, from the reference's directory and from ours; config.json says the same in both."""
     reference = _reference(name)
-    reference.save_pretrained(tmp_path)
+    reference.save_pretrained(tmp_path / "theirs")
+    model = load_model(tmp_path / "theirs")
     input_ids = torch.randint(4, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(2))
-    ours = load_model(tmp_path)(input_ids)
-    assert _close(ours, _theirs(reference, input_ids, torch.ones_like(input_ids)))
+    ours, expected = model(input_ids), _theirs(reference, input_ids, torch.ones_like(input_ids))
+    assert _close(ours.flatten(0, -2) if ours.dim() == 3 else ours, expected)
+
+    save_model(model, tmp_path / "ours")
+    assert read_stored(tmp_path / "ours").config == model.config
+    again, info = type(reference).from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not any(info.values()), info
+    assert _close(_theirs(again.eval(), input_ids, torch.ones_like(input_ids)), expected)
 
 
-SPECS: dict[str, dict[str, Any]] = {
-    "llama": {"family": "llama", "kv_heads": 2, "head_width": 10, "rope_theta": 700.0},
-    "llama-untied": {"family": "llama", "tie_embeddings": False, "mlp_width": 24},
-    "gpt2": {"family": "gpt2"},
-    "gpt2-untied": {"family": "gpt2", "tie_embeddings": False, "mlp_width": 24},
-    "bert": {"family": "bert"},
-    "bert-untied": {"family": "bert", "tie_embeddings": False, "mlp_width": 24},
-}
+WRITERS = [name for name, (architecture, _) in REFERENCES.items() if architecture.endswith(("CausalLM", "LMHeadModel"))]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_cached_decoding_equals_the_full_forward(name: str, tmp_path: Path) -> None:
+    """Three prompts at once, written well past windows; each token's log-probability is the full forward's."""
+    _reference(name).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    input_ids, _ = _batch()
+    prompts = [input_ids[0, :11].tolist(), input_ids[0, 4:9].tolist(), input_ids[0, 9:11].tolist()]
+    sampling = Sampling(max_new_tokens=25, temperature=0.0, stop_ids=())
+    for prompt, completion in zip(prompts, Generator(model).generate(prompts, sampling), strict=True):
+        assert completion.token_ids
+        whole = torch.tensor([[*prompt, *completion.token_ids]])
+        logprobs = model(whole)[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+        expected = logprobs.gather(-1, whole[0, len(prompt) :, None])[:, 0]
+        assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("head", ["own", "classification", "reward"])
@@ -179,8 +163,7 @@ def test_reference_opens_our_directory_with_equal_logits(name: str, head: str, t
     reference, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
     input_ids, mask = _batch()
-    ours, theirs = model(input_ids, mask), _theirs(reference.eval(), input_ids, mask)
-    assert _close(_real(ours, mask), _real(theirs, mask))
+    assert _close(_real(model(input_ids, mask), mask), _theirs(reference.eval(), input_ids, mask))
     if head == "classification":
         assert reference.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
 
@@ -205,7 +188,7 @@ def test_opens_sharded_directories(tmp_path: Path) -> None:
     reference.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     input_ids, mask = _batch()
-    assert _close(_real(load_model(tmp_path)(input_ids, mask), mask), _real(_theirs(reference, input_ids, mask), mask))
+    assert _close(_real(load_model(tmp_path)(input_ids, mask), mask), _theirs(reference, input_ids, mask))
 
 
 def test_opens_a_body_saved_alone_under_a_new_head(tmp_path: Path) -> None:
@@ -229,7 +212,7 @@ def test_reference_opens_other_precisions(dtype: torch.dtype, tmp_path: Path) ->
     assert load_model(tmp_path).embeddings.token.weight.dtype == dtype
     input_ids, mask = _batch()
     ours = load_model(tmp_path, dtype=torch.float32)(input_ids, mask)
-    assert _close(_real(ours, mask), _real(_theirs(reference.float(), input_ids, mask), mask))
+    assert _close(_real(ours, mask), _theirs(reference.float(), input_ids, mask))
 
 
 def test_generation_settings_reach_the_reference(tmp_path: Path) -> None:
