@@ -118,7 +118,7 @@ def _padded(model: Transformer, sequences: Sequence[Sequence[int]]) -> tuple[Ten
     pad = model.config.pad_id or 0
     ids = [[*sequence, *[pad] * (longest - len(sequence))] for sequence in sequences]
     mask = [[1] * len(sequence) + [0] * (longest - len(sequence)) for sequence in sequences]
-    device = model.embeddings.token.weight.device
+    device = model.device
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 

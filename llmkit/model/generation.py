@@ -145,7 +145,7 @@ def _generating(model: Transformer) -> Iterator[None]:
         for module in training:
             module.training = True
         # Casts of weights made here must not reach a training step under the same autocast.
-        if torch.is_autocast_enabled(model.embeddings.token.weight.device.type):
+        if torch.is_autocast_enabled(model.device.type):
             torch.clear_autocast_cache()
 
 
@@ -161,7 +161,7 @@ class _Batch:
         max_batch: int,
     ) -> None:
         self.model, self.sampling, self.decode = model, sampling, decode
-        self.device = model.embeddings.token.weight.device
+        self.device = model.device
         stop_ids = model.config.eos_ids if sampling.stop_ids is None else sampling.stop_ids
         self.stop_ids = torch.tensor(stop_ids, dtype=torch.int64)
         self.finder = StopFinder(decode, sampling.stop) if decode is not None and sampling.stop else None
@@ -171,7 +171,7 @@ class _Batch:
         self.slots = min(max_batch, len(requests))
         capacity = max((len(request.prompt) + request.limit for request in requests), default=0)
         most = max((request.limit for request in requests), default=0)
-        dtype = compute_dtype(model.embeddings.token.weight)
+        dtype = compute_dtype(model.embeddings.token)
         self.cache = KVCache(model.config, self.slots, capacity, dtype, self.device)
         self.lengths = torch.zeros(self.slots, dtype=torch.int64)
         self.produced = torch.zeros(self.slots, dtype=torch.int64)

@@ -55,6 +55,16 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors."""
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        return self.weight.device
+
 
 def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
@@ -114,7 +124,7 @@ class Dropout(nn.Module):
         return F.dropout(x, self.rate) if self.training and self.rate > 0 else x
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor | Embedding) -> torch.dtype:
     """The dtype that matrix products of `x` are computed in: autocast's where it is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -117,8 +117,20 @@ class Transformer(nn.Module):
         self.head = make_head(config)
         self.tie_weights()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the token vectors, whatever linear maps are kept in: the model computes in it, or in autocast's."""
+        return self.embeddings.token.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token vectors are."""
+        return self.embeddings.token.device
+
     def tie_weights(self) -> None:
         """Make the output projection the token embedding, where the config says so; to call after replacing either."""
+        if type(self.embeddings.token) is not Embedding:
+            return  # Quantized rows, which read the output projection's.
         if self.config.tie_embeddings and isinstance(self.head, CausalLMHead | MaskedLMHead):
             self.head.projection.weight = self.embeddings.token.weight
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmkit.model.layers import Linear
+from llmkit.model.layers import Embedding
 from llmkit.model.quantization.linear import QuantizedLinear
 
 # Measured at the widths of SmolLM2: with more rows, turning the codes into bf16 first is faster.
@@ -53,7 +53,7 @@ class Int8Linear(QuantizedLinear):
         return self.codes.to(self.scale.dtype).mul_(self.scale[:, None])
 
 
-class Int8Embedding(nn.Module):
+class Int8Embedding(Embedding):
     """Token vectors that are the rows of the output map, which keeps them in 8 bits.
 
     Args:
@@ -61,15 +61,26 @@ class Int8Embedding(nn.Module):
     """
 
     def __init__(self, output: Int8Linear) -> None:
-        super().__init__()
+        # Not nn.Embedding's own beginning, which would make room for a dense weight.
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim, self.padding_idx = output.out_features, output.in_features, None
         self._output = (output,)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors."""
+        return self._output[0].scale.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self._output[0].scale.device
 
     def forward(self, ids: Tensor) -> Tensor:
         """Integer [...] to [..., width]."""
         output = self._output[0]
-        return F.embedding(ids, output.codes).to(output.scale.dtype) * output.scale[ids][..., None]
+        return F.embedding(ids, output.codes).to(self.dtype) * F.embedding(ids, output.scale[:, None])
 
-
-def is_tied(linear: Linear, embedding: nn.Module) -> bool:
-    """Whether an output map and the token embedding are one tensor."""
-    return getattr(embedding, "weight", None) is linear.weight
+    def extra_repr(self) -> str:
+        """Shape, for printing."""
+        return f"{self.num_embeddings}, {self.embedding_dim}"

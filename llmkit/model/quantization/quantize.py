@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from llmkit.model.layers import Linear
 from llmkit.model.quantization.config import Quantization
 from llmkit.model.quantization.int4 import Int4Linear
-from llmkit.model.quantization.int8 import Int8Embedding, Int8Linear, is_tied
+from llmkit.model.quantization.int8 import Int8Embedding, Int8Linear
 from llmkit.model.quantization.linear import QuantizedLinear
 from llmkit.model.quantization.nf4 import NF4Linear
 from llmkit.model.transformer import Transformer
@@ -77,13 +77,12 @@ def quantize_output(model: Transformer) -> None:
     linear = getattr(model.head, "projection", None)
     if not isinstance(linear, Linear) or isinstance(linear, QuantizedLinear):
         return
-    tied = is_tied(linear, model.embeddings.token)
+    tied = linear.weight is model.embeddings.token.weight
     quantize_linear(model, "head.projection", "int8")
     if tied:
         output = model.get_submodule("head.projection")
         assert isinstance(output, Int8Linear)
-        embedding: nn.Module = Int8Embedding(output)
-        model.embeddings.token = embedding  # type: ignore[assignment]
+        model.embeddings.token = Int8Embedding(output)
 
 
 def is_quantized(model: nn.Module) -> bool:
