@@ -11,7 +11,7 @@ from torch import nn
 from llmkit.model.transformer import Transformer
 from llmkit.pretrain.batches import Batch, on_device
 from llmkit.train.contract import LossOutput
-from llmkit.train.losses import cross_entropy_sum
+from llmkit.train.losses import LanguageModelHead, language_model_loss
 
 
 class LanguageModelling:
@@ -24,9 +24,8 @@ class LanguageModelling:
         hidden_NW = transformer.hidden(batch.input_ids, batch.attention_mask).flatten(0, 1)
         if batch.positions is not None:
             hidden_NW = hidden_NW.index_select(0, batch.positions)
-        logits_NV = transformer.head(hidden_NW)
-        total = cross_entropy_sum(logits_NV, batch.targets)
-        return LossOutput(total, batch.targets.numel(), tokens=batch.input_ids.numel())
+        found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, batch.targets)
+        return LossOutput(found.sum, batch.targets.numel(), tokens=batch.input_ids.numel())
 
 
 def held_out_loss(batches: Iterable[Batch], bits_per_byte: float | None) -> Callable[[nn.Module], dict[str, float]]:
