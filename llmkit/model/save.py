@@ -19,6 +19,7 @@ from llmkit.model.facts import GENERATION
 from llmkit.model.families import FAMILIES
 from llmkit.model.families.base import Transfer, write_ids
 from llmkit.model.layout import stored_shapes, to_theirs
+from llmkit.model.plain import PlainWeight, plain_weights
 from llmkit.model.tensors import KINDS, StoredTensor
 from llmkit.model.transformer import Transformer
 
@@ -71,15 +72,17 @@ def save_model(
 def export_tensors(model: Transformer, dtype: torch.dtype | None = None) -> dict[str, StoredTensor]:
     """The weights under the names and in the layout of the reference; each is laid out when it is read, on the CPU.
 
+    Adapters are merged, and quantized maps dense: what is saved is what the model does, in any tool's hands.
+
     Args:
         model: what to export.
         dtype: of what is read; by default the model's.
     """
     family = FAMILIES[model.config.family]
-    parameters = dict(model.named_parameters())
+    weights = plain_weights(model)
     exported: dict[str, StoredTensor] = {}
-    for transfer in family.transfers(model.config, list(parameters)):
-        ours = [parameters[name].detach() for name in transfer.ours]
+    for transfer in family.transfers(model.config, list(weights)):
+        ours = [weights[name] for name in transfer.ours]
         for tensor in _export(transfer, ours, dtype):
             exported[tensor.name] = tensor
             if tensor.name in family.aliases:
@@ -88,29 +91,29 @@ def export_tensors(model: Transformer, dtype: torch.dtype | None = None) -> dict
     return exported
 
 
-def _export(transfer: Transfer, ours: Sequence[Tensor], dtype: torch.dtype | None) -> Iterable[StoredTensor]:
+def _export(transfer: Transfer, ours: Sequence[PlainWeight], dtype: torch.dtype | None) -> Iterable[StoredTensor]:
     if transfer.experts:
         one, count = transfer.of_one_expert(), len(transfer.theirs) // transfer.experts
         for expert in range(transfer.experts):
             names = transfer.theirs[expert * count : (expert + 1) * count]
-            yield from _laid_out(one, names, [each[expert] for each in ours], dtype)
+            yield from _laid_out(one, names, [each.part(expert) for each in ours], dtype)
     else:
         yield from _laid_out(transfer, transfer.theirs, ours, dtype)
 
 
 def _laid_out(
-    transfer: Transfer, names: Sequence[str], ours: Sequence[Tensor], dtype: torch.dtype | None
+    transfer: Transfer, names: Sequence[str], ours: Sequence[PlainWeight], dtype: torch.dtype | None
 ) -> Iterable[StoredTensor]:
     chosen = dtype or ours[0].dtype
-    shapes = stored_shapes(transfer, [tuple(part.shape) for part in ours])
+    shapes = stored_shapes(transfer, [part.shape for part in ours])
     for index, (name, shape) in enumerate(zip(names, shapes, strict=True)):
         yield StoredTensor(name, shape, KINDS[chosen], chosen, partial(_rows, transfer, ours, chosen, index))
 
 
 def _rows(
-    transfer: Transfer, ours: Sequence[Tensor], dtype: torch.dtype, index: int, start: int, stop: int | None
+    transfer: Transfer, ours: Sequence[PlainWeight], dtype: torch.dtype, index: int, start: int, stop: int | None
 ) -> Tensor:
-    parts = [part.to(device="cpu", dtype=dtype) for part in ours]
+    parts = [part.read().to(device="cpu", dtype=dtype) for part in ours]
     return to_theirs(transfer, parts)[index][start:stop]
 
 

@@ -16,6 +16,7 @@ from llmkit.model.adapters.lora import LowRank, MagnitudeLowRank, initial_a
 from llmkit.model.families import FAMILIES
 from llmkit.model.families.base import Transfer
 from llmkit.model.layers import Linear
+from llmkit.model.plain import dense_weight
 from llmkit.model.transformer import Transformer
 
 STATE = "adapter"
@@ -59,7 +60,7 @@ class Attached(nn.Module):
         return self.get_buffer(f"base_{self.trained.index(name)}")
 
 
-def attach(model: Transformer, config: AdapterConfig, seed: int) -> None:
+def attach(model: Transformer, config: AdapterConfig, seed: int, *, base_fingerprint: str | None = None) -> None:
     """Put a new adapter on a model, in place; all but the adapter and what `trainable` names is frozen.
 
     Parts that are new in the model (a head that the checkpoint did not hold) are trained in full too. The adapter
@@ -69,6 +70,7 @@ def attach(model: Transformer, config: AdapterConfig, seed: int) -> None:
         model: without an adapter.
         config: settings.
         seed: of the matrices A; each depends on it and on its name alone.
+        base_fingerprint: of the model before it was quantized; by default its own.
 
     Raises:
         ConfigError: a pattern matches nothing, maps that share an A would have different ranks, or a map shares its
@@ -82,7 +84,7 @@ def attach(model: Transformer, config: AdapterConfig, seed: int) -> None:
         names = tuple(name for name in map(_module_of, transfer.ours) if name in targets)
         if names:
             placements.append(_placement(names, config))
-    install(model, config, placements, [name for name, _ in modules])
+    install(model, config, placements, [name for name, _ in modules], base_fingerprint or fingerprint(model))
     with torch.no_grad():
         for placement in placements:
             first = adapter_of(model, placement.names[0])
@@ -91,7 +93,11 @@ def attach(model: Transformer, config: AdapterConfig, seed: int) -> None:
 
 
 def install(
-    model: Transformer, config: AdapterConfig, placements: Sequence[Placement], trainable: Sequence[str]
+    model: Transformer,
+    config: AdapterConfig,
+    placements: Sequence[Placement],
+    trainable: Sequence[str],
+    base_fingerprint: str | None,
 ) -> None:
     """Freeze the model, put adapters with unset A on it, and thaw the modules `trainable`, in float32."""
     if find_attached(model) is not None:
@@ -103,7 +109,6 @@ def install(
             f"adapter: `{tied[0]}` shares its weight with the token embedding, so an adapter cannot be merged into it.",
             hint="Leave it out of `targets`, or name `embeddings.token` in `trainable`.",
         )
-    print_of_base = fingerprint(model, names)
     model.requires_grad_(False)
     kind = MagnitudeLowRank if config.learns_magnitude else LowRank
     for placement in placements:
@@ -115,7 +120,7 @@ def install(
         for linear in linears:
             linear.adapter = kind(linear, a, alpha=placement.alpha, scale=scale, dropout=config.dropout)
     trained = _thaw(model, trainable)
-    state = Attached(config, names, trained, print_of_base)
+    state = Attached(config, names, trained, base_fingerprint)
     state.keep(model)
     model.add_module(STATE, state)
     model.train(model.training)
@@ -170,11 +175,9 @@ def merge(model: Transformer) -> None:
     Raises:
         ModelError: the model has no adapter.
     """
-    state = attached(model)
-    for name in state.adapted:
+    for name in attached(model).adapted:
         linear = linear_of(model, name)
-        dense = linear.dense_weight()
-        merged = nn.Parameter(merged_weight(linear).to(dense.dtype), requires_grad=False)
+        merged = nn.Parameter(dense_weight(linear), requires_grad=False)
         linear.adapter = None
         if type(linear) is Linear:
             linear.weight = merged
@@ -186,12 +189,6 @@ def merge(model: Transformer) -> None:
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, plain.train(model.training))
     delattr(model, STATE)
-
-
-def merged_weight(linear: Linear) -> Tensor:
-    """The weight [outputs, inputs] that a linear map has with its adapter, if it has one, merged into it."""
-    adapter = linear.adapter
-    return adapter.merged_weight(linear) if isinstance(adapter, LowRank) else linear.dense_weight()
 
 
 def linear_names(model: Transformer) -> Iterator[str]:
@@ -233,14 +230,16 @@ def trainable_modules(model: Transformer, patterns: Sequence[str]) -> list[tuple
     return [pair for pair in modules if pair[0] in new or any(matches(pattern, pair[0]) for pattern in patterns)]
 
 
-def fingerprint(model: Transformer, names: Sequence[str]) -> str | None:
-    """A digest of some values of each of these linear maps, as bfloat16 rounds them: the same in float32 and bfloat16.
+def fingerprint(model: Transformer) -> str | None:
+    """A digest of some values of each linear map in the blocks, as bfloat16 rounds them: equal in float32 and bfloat16.
 
     None where weights are quantized, or kept in float16, which rounds otherwise.
     """
     digest = hashlib.sha256()
-    for name in sorted(names):
+    for name in linear_names(model):
         linear = linear_of(model, name)
+        if not name.startswith("blocks."):
+            continue
         if type(linear) is not Linear or linear.weight.dtype == torch.float16:
             return None
         flat = linear.weight.detach().flatten()
@@ -280,30 +279,5 @@ def _module_of(parameter: str) -> str:
 
 
 def _shares_embedding(model: Transformer, name: str) -> bool:
-    return getattr(linear_of(model, name), "weight", None) is model.embeddings.token.weight
-
-
-def plain_names(model: Transformer) -> list[str]:
-    """Names of the parameters that the model has once adapters are merged and quantized maps are plain, shared ones
-    once: those that a family's weight table knows."""
-    found: dict[str, None] = {}
-    seen: set[int] = set()
-    for path, module in model.named_modules():
-        if isinstance(module, LowRank | Attached):
-            continue
-        names = [name for name, parameter in module.named_parameters(recurse=False) if id(parameter) not in seen]
-        if isinstance(module, Linear) and type(module) is not Linear:
-            names = ["weight"] if module.bias is None else ["weight", "bias"]
-        found |= {f"{path}.{name}": None for name in names}
-        seen |= {id(parameter) for parameter in _own(module)}
-    return list(found)
-
-
-@torch.no_grad()
-def plain_weight(model: Transformer, name: str) -> Tensor:
-    """One of `plain_names`: the parameter, or what it is once the adapter is merged, rounded once to its dtype."""
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    if leaf == "weight" and isinstance(module, Linear):
-        return merged_weight(module).detach().to(module.dense_weight().dtype)
-    return model.get_parameter(name).detach()
+    weight = getattr(linear_of(model, name), "weight", None)
+    return weight is not None and weight is getattr(model.embeddings.token, "weight", None)

@@ -115,7 +115,7 @@ def load_adapter(model: Transformer, directory: str | Path) -> None:
     placements = [_read_placement(config, transfers[module], low, where) for module in _modules(low)]
     names = [name for placement in placements for name in placement.names]
     known = read_json(path / NOTE).get("base_fingerprint") if (path / NOTE).is_file() else None
-    if known is not None and fingerprint(model, names) not in (known, None):
+    if known is not None and fingerprint(model) not in (known, None):
         raise ModelError(
             "the adapter was made for another base model: the weights it stands on have other values",
             where=where,
@@ -133,7 +133,7 @@ def load_adapter(model: Transformer, directory: str | Path) -> None:
         alphas={name: float(p.alpha) for p in placements if p.alpha != config.alpha for name in p.names},
         trainable=sorted({name.rpartition(".")[0] for transfer in whole for name in transfer.ours}),
     )
-    install(model, settings, placements, settings.trainable)
+    install(model, settings, placements, settings.trainable, fingerprint(model))
     with torch.no_grad():
         for placement in placements:
             _Stack(model, transfers[_module_of(transfers, placement)]).load(low, where)
