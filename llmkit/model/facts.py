@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmkit.errors import ModelError
-from llmkit.model.config import Head, ModelConfig
+from llmkit.model.config import LABELLED, Head, ModelConfig
 from llmkit.model.families import family_of
 from llmkit.model.families.base import Family, read_labels
 
@@ -72,19 +72,19 @@ def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ..
     settings = read_json(directory / "config.json")
     family = family_of(settings, where)
     stored_head = family.stored_head(settings, where)
-    stored_labels = read_labels(settings, where) if stored_head == "classification" else ()
+    stored_labels = read_labels(settings, where) if stored_head in LABELLED else ()
     wanted = head or stored_head
     if wanted is None:
         raise ModelError(
-            f"{family.base} has no head", where=where, hint=f"Say which one to add: {', '.join(family.architectures)}."
+            f"{family.base} has no head", where=where, hint=f"Say which one to add: {', '.join(family.heads)}."
         )
-    if wanted not in family.architectures:
+    if wanted not in family.heads:
         raise ModelError(
             f"a {family.name} model cannot carry a {wanted} head",
             where=where,
-            hint=f"Its heads are {', '.join(family.architectures)}.",
+            hint=f"Its heads are {', '.join(family.heads)}.",
         )
-    chosen = stored_labels if labels is None and wanted == "classification" else labels or ()
+    chosen = stored_labels if labels is None and wanted == stored_head else labels or ()
     config = family.read_config(settings, where, wanted, chosen)
     if wanted != "causal-lm":
         return Stored(family, stored_head, stored_labels, config)

@@ -86,7 +86,7 @@ def assemble(
     Raises:
         ModelError: missing, extra or misshapen weights, or such of a type that holds no plain numbers.
     """
-    _add_prefix(tensors, stored.family)
+    _set_prefix(tensors, stored)
     config = stored.config
     _refuse_announcements(config, tensors, where)
     with torch.device("meta"):
@@ -149,11 +149,16 @@ def _fill(transfer: Transfer, made: Sequence[Tensor], sources: Sequence[StoredTe
             place.copy_(tensor)
 
 
-def _add_prefix(tensors: dict[str, StoredTensor], family: Family) -> None:
-    """Name tensors as in a checkpoint with a head; bodies saved alone leave the prefix out."""
-    if not any(name.startswith(family.prefix) for name in tensors):
-        for name in list(tensors):
-            tensors[family.prefix + name] = tensors.pop(name)
+def _set_prefix(tensors: dict[str, StoredTensor], stored: Stored) -> None:
+    """Name tensors as in a checkpoint of the family's own head; others may have another prefix, bodies alone none."""
+    own, present = stored.family.prefix, stored.family.stored_prefix(stored.head)
+    if any(name.startswith(own) for name in tensors):
+        return
+    for name in list(tensors):
+        if present and name.startswith(present):
+            tensors[own + name.removeprefix(present)] = tensors.pop(name)
+        elif not present or present == own:
+            tensors[own + name] = tensors.pop(name)
 
 
 def _new_parameters(stored: Stored, transfers: Sequence[Transfer], tensors: Mapping[str, StoredTensor]) -> set[str]:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,11 @@ def export_tensors(model: Transformer, dtype: torch.dtype | None = None) -> dict
             if tensor.name in family.aliases:
                 alias = family.aliases[tensor.name]
                 exported[alias] = _copied(tensor, alias)
-    return exported
+    own, wanted = family.prefix, family.stored_prefix(model.config.head)
+    if own == wanted:
+        return exported
+    renamed = {name: wanted + name.removeprefix(own) if name.startswith(own) else name for name in exported}
+    return {renamed[name]: replace(tensor, name=renamed[name]) for name, tensor in exported.items()}
 
 
 def _export(transfer: Transfer, ours: Sequence[PlainWeight], dtype: torch.dtype | None) -> Iterable[StoredTensor]:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmkit.errors import ModelError
-from llmkit.model.config import Head, ModelConfig
+from llmkit.model.config import LABELLED, Head, ModelConfig
 
 REQUIRED = object()
 """Default of a `Key` that config.json must have."""
@@ -52,6 +52,7 @@ class Weight:
     the rows are query, key and value of the first head, then of the second; by default each part is in one piece.
     `{e}` in their names stands for the expert: the reference has one tensor for each, we have one [experts, ...].
     `dimension`: the output dimension, for tensors that hold all experts on both sides 1.
+    `heads`: the heads that have them under these names; by default all that have them.
     """
 
     ours: tuple[str, ...]
@@ -59,6 +60,7 @@ class Weight:
     transposed: bool = False
     groups: str | None = None
     dimension: int = 0
+    heads: tuple[Head, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,16 @@ class Transfer:
         return replace(self, theirs=self.theirs[:count], experts=0)
 
 
-def weights(names: Mapping[str, str]) -> tuple[Weight, ...]:
-    """A table of one-to-one names: ours to theirs."""
-    return tuple(Weight((ours,), (theirs,)) for ours, theirs in names.items())
+def weights(names: Mapping[str, str], *heads: Head) -> tuple[Weight, ...]:
+    """A table of one-to-one names, ours to theirs, under some heads or by default under all."""
+    return tuple(Weight((ours,), (theirs,), heads=heads) for ours, theirs in names.items())
+
+
+SCORES = (
+    *weights({"head.score": "score"}, "classification", "reward", "token-classification"),
+    *weights({"head.score": "qa_outputs"}, "question-answering"),
+)
+"""Names of the final map in most decoders."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +107,15 @@ class Family:
     Attributes:
         name: as written in YAML, and `model_type` in config.json.
         base: the reference's class without a head, such as "LlamaModel".
-        architectures: the reference's class for each head; the first head is the family's own.
+        architectures: the reference's class for each head; the first head is the family's own. All families have an
+            embedding head beside these, which the reference knows as its class without a head.
         parts: ModelConfig settings that make the family what it is.
         keys: settings that models of the family differ in.
         options: ModelSpec fields that mean something for this family, beyond those that all have.
         spec_defaults: values of ModelSpec fields left out; a function gets the width.
         weights: the table of weight names.
         prefix: what names of the body begin with in a checkpoint with a head.
+        head_prefixes: what they begin with under heads where that is something else.
         only: settings of the reference with the one value that the transformer computes.
         aliases: second names of tensors, read in the first one's stead where present and written beside it.
         ignored: patterns of tensors in checkpoints that carry no weight of the model.
@@ -121,6 +132,7 @@ class Family:
     spec_defaults: Mapping[str, int | float | bool | Callable[[int], int] | str]
     weights: tuple[Weight, ...]
     prefix: str
+    head_prefixes: Mapping[Head, str] = field(default_factory=dict)
     only: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
@@ -130,6 +142,15 @@ class Family:
     def own_head(self) -> Head:
         """The head that the family is pretrained with."""
         return next(iter(self.architectures))
+
+    @property
+    def heads(self) -> Mapping[Head, str]:
+        """All heads that the family can carry, and the reference's class for each."""
+        return {**self.architectures, "embedding": self.base}
+
+    def stored_prefix(self, head: Head | None) -> str:
+        """What names of the body begin with in a checkpoint with this head, or of a body alone."""
+        return "" if head in (None, "embedding") else self.head_prefixes.get(head, self.prefix)
 
     def stored_head(self, settings: Mapping[str, Any], where: str) -> Head | None:
         """The head that config.json names, or None for a body alone; refuses unknown architectures."""
@@ -194,7 +215,7 @@ class Family:
         values = config.model_dump()
         values["activation"] = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
         settings: dict[str, Any] = {
-            "architectures": [self.architectures[config.head]],
+            "architectures": [self.heads[config.head]],
             "model_type": self.name,
             **self.only,
             **{key.theirs: values[key.ours] for key in self.keys},
@@ -202,7 +223,7 @@ class Family:
             "bos_token_id": config.bos_id,
             "eos_token_id": write_ids(config.eos_ids),
         }
-        if config.head in ("classification", "reward"):
+        if config.head in LABELLED or config.head == "reward":
             labels = config.labels or ("LABEL_0",)
             settings["id2label"] = {str(index): label for index, label in enumerate(labels)}
             settings["label2id"] = {label: index for index, label in enumerate(labels)}
@@ -215,6 +236,8 @@ class Family:
         wanted = set(names)
         found: list[Transfer] = []
         for weight in self.weights:
+            if weight.heads and config.head not in weight.heads:
+                continue
             repeats = range(config.layers) if "{i}" in weight.ours[0] else range(1)
             for i in repeats:
                 for kind in (".weight", ".bias") if not weight.ours[0].endswith((".weight", ".bias")) else ("",):

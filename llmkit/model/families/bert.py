@@ -28,6 +28,8 @@ BERT = Family(
         "masked-lm": "BertForMaskedLM",
         "classification": "BertForSequenceClassification",
         "reward": "BertForSequenceClassification",
+        "token-classification": "BertForTokenClassification",
+        "question-answering": "BertForQuestionAnswering",
     },
     parts={
         "causal": False,
@@ -85,9 +87,10 @@ BERT = Family(
             "head.projection.weight": "cls.predictions.decoder.weight",
             "head.projection.bias": "cls.predictions.bias",
             "head.pooler": "bert.pooler.dense",
-            "head.score": "classifier",
         }
-    ),
+    )
+    + weights({"head.score": "classifier"}, "classification", "reward", "token-classification")
+    + weights({"head.score": "qa_outputs"}, "question-answering"),
     prefix="bert.",
     only={"is_decoder": False, "add_cross_attention": False},
     # One bias where embeddings are tied; where they are not, the reference adds the second and ignores the first.

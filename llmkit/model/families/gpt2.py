@@ -30,6 +30,8 @@ GPT2 = Family(
         "causal-lm": "GPT2LMHeadModel",
         "classification": "GPT2ForSequenceClassification",
         "reward": "GPT2ForSequenceClassification",
+        "token-classification": "GPT2ForTokenClassification",
+        "question-answering": "GPT2ForQuestionAnswering",
     },
     parts={
         "causal": True,
@@ -73,9 +75,11 @@ GPT2 = Family(
                 "blocks.{i}.mlp_norm": "transformer.h.{i}.ln_2",
                 "norm": "transformer.ln_f",
                 "head.projection": "lm_head",
-                "head.score": "score",
             }
         ),
+        *weights({"head.score": "score"}, "classification", "reward"),
+        *weights({"head.score": "classifier"}, "token-classification"),
+        *weights({"head.score": "qa_outputs"}, "question-answering"),
         Weight(
             tuple(f"blocks.{{i}}.attention.{part}" for part in ("query", "key", "value")),
             ("transformer.h.{i}.attn.c_attn",),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmkit.model.config import ModelConfig
-from llmkit.model.families.base import Family, Key, weights, width_of_heads
+from llmkit.model.families.base import SCORES, Family, Key, weights, width_of_heads
 
 
 def _read(settings: Mapping[str, Any], values: dict[str, Any]) -> None:
@@ -64,6 +64,8 @@ LLAMA = Family(
         "causal-lm": "LlamaForCausalLM",
         "classification": "LlamaForSequenceClassification",
         "reward": "LlamaForSequenceClassification",
+        "token-classification": "LlamaForTokenClassification",
+        "question-answering": "LlamaForQuestionAnswering",
     },
     parts={
         "causal": True,
@@ -114,10 +116,11 @@ LLAMA = Family(
             "blocks.{i}.mlp.down": "model.layers.{i}.mlp.down_proj",
             "norm": "model.norm",
             "head.projection": "lm_head",
-            "head.score": "score",
         }
-    ),
+    )
+    + SCORES,
     prefix="model.",
+    head_prefixes={"question-answering": "transformer."},
     ignored=("*.rotary_emb.inv_freq",),
     read=_read,
     write=_write,
