@@ -200,7 +200,7 @@ def _attend_explicitly(
 ) -> Tensor:
     length, span = query.shape[2], key.shape[2]
     if length <= _ROWS:
-        return _attend_rows(query, key, value, mask, causal, scoring)
+        return attend_rows(query, key, value, mask, causal, scoring)
     mixed = []
     for start in range(0, length, _ROWS):
         end = min(start + _ROWS, length)
@@ -208,13 +208,14 @@ def _attend_explicitly(
         part = mask[..., start:end, :seen] if mask is not None and mask.shape[-2] > 1 else mask
         if causal:
             part = torch.ones(end - start, seen, dtype=torch.bool, device=query.device).tril(start)
-        mixed.append(_attend_rows(query[:, :, start:end], key[:, :, :seen], value[:, :, :seen], part, False, scoring))
+        mixed.append(attend_rows(query[:, :, start:end], key[:, :, :seen], value[:, :, :seen], part, False, scoring))
     return torch.cat(mixed, dim=2)
 
 
-def _attend_rows(
+def attend_rows(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scoring: Scoring
 ) -> Tensor:
+    """Attention by whole score matrices, shapes as for `attend`."""
     batch, heads, length, width = query.shape
     kv_heads, span = key.shape[1:3]
     # The G query heads that share a key head become G times as many rows of one product: [B, K, G x L, D].

@@ -1,60 +1,143 @@
 """The key/value cache: what attention has computed for the tokens already seen, preallocated for many sequences.
 
-Shapes: B rows at work, L new tokens, S tokens attended to, K key/value heads, D head width.
+Layers that see everything keep all of a sequence's tokens, in order. Layers with a window keep a ring: the place of
+position p is p modulo the ring's length, so that memory and work end at the window however long the sequence is.
+
+Shapes: B rows at work, N prompts, L new tokens, S places, H heads, K key/value heads, D head width.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llmkit.model.config import ModelConfig
 
+# Spans grow by so many places at once. Masked places add exact zeros to whole vectors of the kernels' sums, so that a
+# row's result does not depend on how long the other rows are.
+_STEP = 64
+
+
+def cache_dtype(compute: torch.dtype, device: torch.device) -> torch.dtype:
+    """What keys and values are kept in: on a CPU fp32, whose small products are the fastest there at every span."""
+    return torch.float32 if device.type == "cpu" else compute
+
+
+def _rounded(places: int) -> int:
+    return -(-places // _STEP) * _STEP
+
 
 class KVCache:
-    """Keys and values of `slots` sequences of up to `capacity` tokens each."""
+    """Keys and values of `slots` sequences of up to `capacity` tokens each.
+
+    Attributes:
+        layers: for each layer keys and values, [2, slots, K, S, D].
+        places: S of the layers that see everything.
+        ring: S of the local layers.
+    """
 
     def __init__(
         self, config: ModelConfig, slots: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (slots, config.kv_heads, capacity, config.head_width)
+        self.config, self.slots, self.dtype, self.device = config, slots, dtype, device
+        self.places = _rounded(capacity)
+        self.ring = min(self.places, _rounded(config.window)) if config.window is not None else self.places
+        self.local = frozenset(config.local_layers)
         # Zeros, since places not yet written are read and weighted with zero: 0 x NaN would be NaN.
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self.slots = slots
-        self.capacity = capacity
+        self.layers = [
+            torch.zeros(
+                (2, slots, config.kv_heads, self.ring if layer in self.local else self.places, config.head_width),
+                dtype=dtype,
+                device=device,
+            )
+            for layer in range(config.layers)
+        ]
 
     def move(self, source: Tensor, target: Tensor) -> None:
         """Copy the sequences in slots `source` [n] to slots `target` [n]."""
-        for tensor in (*self.keys, *self.values):
-            tensor[target] = tensor[source]
+        for tensor in self.layers:
+            tensor[:, target] = tensor[:, source]
 
 
 class Prefill:
-    """A forward pass over whole prompts, right-padded, whose keys and values go to the cache's slots.
+    """Forward passes over the prompts of joining sequences, chunk by chunk, that fill their slots.
 
     Args:
         cache: where to write.
         slots: int64 [n], the slots to fill.
-        source: int64 [n], for each of them the row of the batch that it continues.
-        lengths: int64 [B], the length of each row's prompt.
+        source: int64 [n], for each of them the prompt that it continues.
+        lengths: int64 [N], the prompts' lengths, the longest first.
     """
 
-    causal = True
-
     def __init__(self, cache: KVCache, slots: Tensor, source: Tensor, lengths: Tensor) -> None:
-        self.mask: Tensor | None = None
-        self.local_mask: Tensor | None = None
-        self.lengths: Tensor | None = lengths
-        self.cache, self.slots, self.source = cache, slots, source
+        self.cache, self.slots, self.source, self.lengths = cache, slots, source, lengths
+        # Any slot of each prompt will do to read its keys again.
+        self.first = torch.empty_like(lengths).scatter_(0, source.flip(0), slots.flip(0))
+        self.start = self.active = 0
+        self.tails: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def extend(self, layer: int, key_BKLD: Tensor, value_BKLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's keys and values; returns those to attend to: the prompts' own."""
-        length = key_BKLD.shape[2]
-        cache = self.cache
-        cache.keys[layer][self.slots, :, :length] = key_BKLD[self.source].to(cache.keys[layer].dtype)
-        cache.values[layer][self.slots, :, :length] = value_BKLD[self.source].to(cache.values[layer].dtype)
-        return key_BKLD, value_BKLD
+    def begin(self, start: int, active: int) -> None:
+        """Name the chunk that comes: where it begins, and how many of the prompts reach into it."""
+        self.start, self.active = start, active
+
+    def extend(self, layer: int, key_NKLD: Tensor, value_NKLD: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Store a chunk's keys and values of a layer.
+
+        Returns:
+            Those to attend to, [N, K, S, D], the chunk's own last; and the position of the first of them.
+        """
+        if layer in self.cache.local:
+            return self._extend_ring(layer, key_NKLD, value_NKLD)
+        stored, end = self.cache.layers[layer], self.start + key_NKLD.shape[2]
+        joins = self.source < self.active
+        slots, source = self.slots[joins], self.source[joins]
+        for kept, new in zip(stored, (key_NKLD, value_NKLD), strict=True):
+            kept[slots, :, self.start : end] = new[source].to(kept.dtype)
+        if self.start == 0:
+            return key_NKLD, value_NKLD, 0
+        before = stored[:, self.first[: self.active], :, : self.start].to(key_NKLD.dtype)
+        return torch.cat((before[0], key_NKLD), dim=2), torch.cat((before[1], value_NKLD), dim=2), 0
+
+    def _extend_ring(self, layer: int, key_NKLD: Tensor, value_NKLD: Tensor) -> tuple[Tensor, Tensor, int]:
+        window, end = self.cache.config.window, self.start + key_NKLD.shape[2]
+        assert window is not None
+        stored = self.cache.layers[layer]
+        joins = self.source < self.active
+        slots, source = self.slots[joins], self.source[joins]
+        # Of each place the last position that belongs to it, padding left out.
+        ends = self.lengths[source].clamp(max=end)[:, None]
+        places = torch.arange(self.cache.ring, device=ends.device)
+        position = ends - 1 - (ends - 1 - places) % self.cache.ring
+        fresh = (position >= self.start)[:, None, :, None]
+        index = (position - self.start).clamp(min=0)[:, None, :, None]
+        index = index.expand(-1, key_NKLD.shape[1], -1, key_NKLD.shape[3])
+        for kept, new in zip(stored, (key_NKLD, value_NKLD), strict=True):
+            kept[slots] = torch.where(fresh, new[source].gather(2, index).to(kept.dtype), kept[slots])
+        keys, values = key_NKLD, value_NKLD
+        if layer in self.tails:
+            tail_keys, tail_values = self.tails[layer]
+            keys = torch.cat((tail_keys[: self.active], keys), dim=2)
+            values = torch.cat((tail_values[: self.active], values), dim=2)
+        older = max(0, keys.shape[2] - (window - 1))
+        self.tails[layer] = keys[:, :, older:], values[:, :, older:]
+        return keys, values, end - keys.shape[2]
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """Where one step writes and reads in layers of a kind.
+
+    Attributes:
+        index: int64 [B x 2 x K], the rows of the layer's [.., D] table to write.
+        span: how many places are read.
+        mask: [B x K, 1, span], 0 at places that are seen and minus infinity elsewhere.
+    """
+
+    index: Tensor
+    span: int
+    mask: Tensor
 
 
 class Decode:
@@ -62,31 +145,41 @@ class Decode:
 
     Args:
         cache: where to read and write.
-        positions: int64 [B, 1], each row's position: the number of its tokens already in the cache.
-        span: one more than the largest of them.
-        window: how many tokens local layers see, or None.
+        positions: int64 [B], each row's position: the number of its tokens already in the cache.
+        longest: the largest of them.
     """
 
-    causal = False
+    def __init__(self, cache: KVCache, positions: Tensor, longest: int) -> None:
+        self.cache, self.positions = cache, positions
+        self.everything = self._reach(cache.places, min(_rounded(longest + 1), cache.places), None)
+        self.local = self.everything
+        if cache.local:
+            window = cache.config.window
+            self.local = self._reach(cache.ring, min(_rounded(longest + 1), cache.ring), window)
 
-    def __init__(self, cache: KVCache, positions: Tensor, span: int, window: int | None = None) -> None:
-        self.cache, self.span = cache, span
-        self.rows = torch.arange(positions.shape[0], device=positions.device)
-        self.positions = positions
-        self.at = positions[:, 0]
-        # One row alone fills its span exactly and needs no mask.
-        self.mask: Tensor | None = None
-        places = torch.arange(span, device=positions.device)
-        if positions.shape[0] > 1:
-            self.mask = (places <= positions)[:, None, None, :]
-        self.local_mask = self.mask
-        if window is not None and span > window:
-            self.local_mask = ((places <= positions) & (places > positions - window))[:, None, None, :]
-        self.lengths: Tensor | None = self.at + 1
+    def _reach(self, places: int, span: int, window: int | None) -> _Reach:
+        kv_heads, slots, device = self.cache.config.kv_heads, self.cache.slots, self.positions.device
+        at = self.positions[:, None]
+        columns = torch.arange(span, device=device)
+        # The position that each place holds once the new token is in; below zero where none was written.
+        held = at - (at - columns) % places
+        seen = held >= 0 if window is None else (held >= 0) & (held > at - window)
+        mask = torch.zeros(seen.shape, dtype=self.cache.dtype, device=device).masked_fill_(~seen, -torch.inf)
+        mask = mask[:, None, None, :].expand(-1, kv_heads, -1, -1).reshape(-1, 1, span)
+        heads = torch.arange(2 * kv_heads, device=device)
+        tables = (heads // kv_heads) * slots * kv_heads + heads % kv_heads
+        rows = torch.arange(len(at), device=device)[:, None] * kv_heads + tables
+        return _Reach((rows * places + at % places).flatten(), span, mask)
 
-    def extend(self, layer: int, key_BKLD: Tensor, value_BKLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's keys and values; returns all those of the rows' sequences, [B, K, span, D]."""
-        keys, values, batch = self.cache.keys[layer], self.cache.values[layer], len(self.rows)
-        keys[self.rows, :, self.at] = key_BKLD[:, :, 0].to(keys.dtype)
-        values[self.rows, :, self.at] = value_BKLD[:, :, 0].to(values.dtype)
-        return keys[:batch, :, : self.span], values[:batch, :, : self.span]
+    def extend(self, layer: int, entries_B2KD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Store a layer's new keys and values, [B, 2 K, D], keys first.
+
+        Returns:
+            Keys and values to attend to, [B x K, S, D], and the mask to add to their scores.
+        """
+        stored = self.cache.layers[layer]
+        reach = self.local if layer in self.cache.local else self.everything
+        width = stored.shape[-1]
+        stored.view(-1, width).index_copy_(0, reach.index, entries_B2KD.reshape(-1, width))
+        seen = stored.view(2, -1, *stored.shape[3:])[:, : len(reach.mask), : reach.span]
+        return seen[0], seen[1], reach.mask

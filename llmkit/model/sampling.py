@@ -12,7 +12,10 @@ FinishReason = Literal["stop", "length", "context"]
 
 
 class Sampling(BaseModel):
-    """Settings of generation. Filters apply in this order: temperature, top_k, top_p."""
+    """Settings of generation. They apply in this order: repetition_penalty, temperature, top_k, top_p, min_p.
+
+    It is the order of `transformers`. At temperature 0 the filters change nothing and the penalty does.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -22,12 +25,23 @@ class Sampling(BaseModel):
     top_p: float = Field(
         1.0, gt=0, le=1, description="Draw from the fewest most likely tokens that together reach this probability."
     )
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="Draw from tokens at least this share as likely as the likeliest; 0 is off."
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="Above 1 makes tokens of the prompt and the answer so far less likely; 1 is off."
+    )
     stop: tuple[str, ...] = Field((), description="Texts that end the answer, which is cut before them.")
     stop_ids: tuple[int, ...] | None = Field(
         None, description="Tokens that end the answer; by default the model's end-of-text tokens."
     )
     seed: int = Field(0, description="Of the random draws.")
     n: int = Field(1, ge=1, description="Answers for each prompt.")
+
+    @property
+    def distribution(self) -> tuple[object, ...]:
+        """The settings that the next token's distribution depends on."""
+        return self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty
 
     @field_validator("stop")
     @classmethod
@@ -76,11 +90,28 @@ class TextGenerator(Protocol):
     """What every generation engine offers."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, keys: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        *,
+        keys: Sequence[int] | None = None,
     ) -> list[Completion]:
-        """`sampling.n` completions of each prompt, prompt by prompt."""
+        """`sampling.n` completions of each prompt, prompt by prompt; settings are for all prompts or one for each."""
         ...
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+    def stream(self, prompt: Sequence[int], sampling: Sampling, *, key: int = 0) -> Iterator[Piece]:
         """One completion in pieces, as it is written."""
         ...
+
+
+def settings_of(prompts: Sequence[object], sampling: Sampling | Sequence[Sampling]) -> list[Sampling]:
+    """The settings of each prompt.
+
+    Raises:
+        ValueError: there are more or fewer of them than prompts.
+    """
+    if isinstance(sampling, Sampling):
+        return [sampling] * len(prompts)
+    if len(sampling) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts but {len(sampling)} settings")
+    return list(sampling)

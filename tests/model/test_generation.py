@@ -298,6 +298,6 @@ def test_prompts_that_prefill_in_several_passes(monkeypatch: pytest.MonkeyPatch)
     model, prompts = _model(), _prompts()
     sampling = Sampling(max_new_tokens=6, n=2)
     expected = Generator(model).generate(prompts, sampling)
-    monkeypatch.setattr("llmkit.model.generation._PREFILL_TOKENS", 40)
+    monkeypatch.setattr("llmkit.model.batch._PREFILL_TOKENS", 40)
     for one, two in zip(Generator(model).generate(prompts, sampling), expected, strict=True):
         _same(one, two)

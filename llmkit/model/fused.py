@@ -1,0 +1,385 @@
+"""The form that a model takes to write: the same modules, in few and wide operations.
+
+One new token of each of a few sequences costs a pass over all weights and, beside that, what it takes to start each
+operation. So here projections of the same input become one product, activations and residual sums ride on the
+products that they follow, rotations come from a table, and on a CPU in bf16 weights are laid out once in the order in
+which the kernels read them (`packed`), rather than at each product. Where a part has no such form (a linear map that
+is quantized or carries an adapter, an MLP of experts), its module is called.
+
+A form is made from the weights of the moment; `is_current` says whether they are still those.
+
+Shapes: T tokens, N prompts, L tokens of a chunk, B sequences at work, W width, H heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmkit.model.attention import Attention, Visibility, attend, attend_rows
+from llmkit.model.cache import Decode, Prefill
+from llmkit.model.heads import CausalLMHead
+from llmkit.model.layers import ACTIVATIONS, MLP, Linear, compute_dtype
+from llmkit.model.rotary import Rotary, rotate
+from llmkit.model.transformer import Block, Transformer
+
+# What oneDNN calls the activations that it computes along with a product.
+_POST_OPERATIONS = {
+    ACTIVATIONS["silu"]: ("swish", ""),
+    ACTIVATIONS["gelu"]: ("gelu", "none"),
+    ACTIVATIONS["gelu_tanh"]: ("gelu", "tanh"),
+    ACTIVATIONS["relu"]: ("relu", ""),
+}
+# Spans of explicit scores grow by so many places, as those of the cache do.
+_STEP = 64
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How products are computed.
+
+    Attributes:
+        dtype: of their inputs.
+        autocast: whether weights are kept in another precision and cast by autocast.
+        packs: whether weights are laid out for oneDNN.
+    """
+
+    dtype: torch.dtype
+    autocast: bool
+    packs: bool
+
+    @classmethod
+    def of(cls, model: Transformer) -> Precision:
+        """The precision that the model computes in at present."""
+        weight = model.embeddings.token.weight
+        dtype = compute_dtype(weight)
+        mkldnn: Any = torch.ops.mkldnn
+        packs = weight.device.type == "cpu" and dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        return cls(dtype, torch.is_autocast_enabled(weight.device.type), packs and mkldnn._is_mkldnn_bf16_supported())
+
+    @contextmanager
+    def modules(self, device: str) -> Iterator[None]:
+        """Where modules are called that rely on autocast."""
+        with torch.autocast(device, self.dtype, enabled=True):
+            yield
+
+
+def _plain(linear: nn.Module) -> bool:
+    return type(linear) is Linear and linear.adapter is None
+
+
+class Projection:
+    """Linear maps of the same input as one: [T, inputs] to [T, outputs of all of them]."""
+
+    def __init__(self, linears: Sequence[Linear], precision: Precision) -> None:
+        self.linears, self.precision = linears, precision
+        self.packed: Tensor | None = None
+        self.bias: Tensor | None = None
+        if precision.packs and all(_plain(linear) for linear in linears):
+            mkldnn: Any = torch.ops.mkldnn
+            weight = torch.cat([linear.weight.detach().to(precision.dtype) for linear in linears])
+            self.packed = mkldnn._reorder_linear_weight(weight, 1)
+            if linears[0].bias is not None:
+                self.bias = torch.cat([linear.bias.detach().to(precision.dtype) for linear in linears])
+            self._unary: Any = mkldnn._linear_pointwise.default
+            self._binary: Any = mkldnn._linear_pointwise.binary
+
+    def __call__(self, x: Tensor, activation: tuple[str, str] = ("none", "")) -> Tensor:
+        """The product, through an activation that oneDNN names where the weights are packed."""
+        if self.packed is not None:
+            product: Tensor = self._unary(x, self.packed, self.bias, activation[0], [], activation[1])
+            return product
+        if self.precision.autocast:
+            with self.precision.modules(x.device.type):
+                parts = [linear(x) for linear in self.linears]
+        else:
+            parts = [linear(x) for linear in self.linears]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """residual + product."""
+        if self.packed is None or residual.dtype != self.precision.dtype:
+            return residual + self(x)
+        total: Tensor = self._binary(x, residual, self.packed, self.bias, "add")
+        return total
+
+    def times(self, factor: Tensor, x: Tensor) -> Tensor:
+        """factor * product; packed weights only."""
+        product: Tensor = self._binary(x, factor, self.packed, self.bias, "mul")
+        return product
+
+
+class FusedMLP:
+    """An MLP: [T, W] to [T, W]."""
+
+    def __init__(self, mlp: nn.Module, precision: Precision) -> None:
+        self.mlp, self.precision = mlp, precision
+        self.down: Projection | None = None
+        if type(mlp) is not MLP or not precision.packs or mlp.activation not in _POST_OPERATIONS:
+            return
+        linears = [linear for linear in (mlp.gate, mlp.up, mlp.down) if linear is not None]
+        if all(_plain(linear) for linear in linears):
+            self.activation = _POST_OPERATIONS[mlp.activation]
+            self.gate = None if mlp.gate is None else Projection([mlp.gate], precision)
+            self.up = Projection([mlp.up], precision)
+            self.down = Projection([mlp.down], precision)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """down(activation(gate(x)) * up(x)), or without a gate."""
+        if self.down is not None:
+            return self.down(self._inner(x))
+        return self._module(x)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """residual + MLP."""
+        if self.down is not None:
+            return self.down.added_to(residual, self._inner(x))
+        return residual + self._module(x)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.up(x, self.activation)
+        return self.up.times(self.gate(x, self.activation), x)
+
+    def _module(self, x: Tensor) -> Tensor:
+        # Modules of experts want a batch of sequences.
+        if not self.precision.autocast:
+            mixed: Tensor = self.mlp(x[None])[0]
+            return mixed
+        with self.precision.modules(x.device.type):
+            mixed = self.mlp(x[None])[0]
+        return mixed
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a pass over a part of the prompts needs: N prompts, L tokens each.
+
+    Attributes:
+        shape: N and L.
+        passing: the cache.
+        start: the position of the first token.
+        rotations: cosines and sines of layers that see everything, and of local ones; None without rotary positions.
+    """
+
+    shape: tuple[int, int]
+    passing: Prefill
+    start: int
+    rotations: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a pass over one token of each sequence needs; rotations as of a chunk, [B, 1, rotated width]."""
+
+    passing: Decode
+    rotations: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+
+
+class FusedAttention:
+    """Attention of one layer; `mix` gives what its output projection takes, [T, H x D]."""
+
+    def __init__(self, attention: Attention, window: int | None, precision: Precision) -> None:
+        self.attention, self.precision = attention, precision
+        self.layer, self.width, self.window = attention.layer, attention.head_width, window
+        self.inputs = Projection([attention.query, attention.key, attention.value], precision)
+        self.output = Projection([attention.output], precision)
+        self.heads = attention.query.out_features // self.width
+        self.kv_heads = attention.key.out_features // self.width
+        self.scoring = attention.scoring()
+
+    def mix(self, x: Tensor, how: Chunk | Step) -> Tensor:
+        """[T, W] to [T, H x D]: everything but the output projection."""
+        projected = self.inputs(x)
+        if self.attention.query_norm is not None:
+            projected = self._normalised(projected)
+        return self._chunk(projected, how) if isinstance(how, Chunk) else self._step(projected, how)
+
+    def _normalised(self, projected: Tensor) -> Tensor:
+        attention, queries, keys = self.attention, self.heads * self.width, self.kv_heads * self.width
+        query, key, value = projected.split((queries, keys, keys), dim=-1)
+        if attention.norms_heads:
+            query, key = query.unflatten(-1, (-1, self.width)), key.unflatten(-1, (-1, self.width))
+        assert attention.query_norm is not None
+        assert attention.key_norm is not None
+        query, key = attention.query_norm(query).flatten(1), attention.key_norm(key).flatten(1)
+        return torch.cat((query.to(value.dtype), key.to(value.dtype), value), dim=-1)
+
+    def _step(self, projected: Tensor, step: Step) -> Tensor:
+        passing, (batch, kv_heads, width) = step.passing, (len(projected), self.kv_heads, self.width)
+        heads = projected.view(batch, -1, width).float()
+        if step.rotations is not None:
+            cosine, sine = step.rotations[self.window is not None]
+            turned = heads[:, : self.heads + kv_heads, : cosine.shape[-1]]
+            torch.addcmul(turned * cosine, turned.roll(cosine.shape[-1] // 2, -1), sine, out=turned)
+        heads = heads.to(passing.cache.dtype)
+        keys, values, mask = passing.extend(self.layer, heads[:, self.heads :])
+        query = heads[:, : self.heads].reshape(batch * kv_heads, -1, width)
+        scoring = self.scoring
+        if scoring.softcap is None:
+            scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=scoring.scale)
+        else:
+            raw = torch.bmm(query, keys.transpose(1, 2)).mul_(scoring.scale / scoring.softcap)
+            scores = raw.tanh_().mul_(scoring.softcap).add_(mask)
+        if scoring.sinks is not None:
+            sinks = scoring.sinks.to(scores.dtype).view(1, kv_heads, -1, 1).expand(batch, -1, -1, -1)
+            scores = torch.cat((scores, sinks.reshape(batch * kv_heads, -1, 1)), dim=-1)
+        shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+        if scoring.sinks is not None:
+            shares = shares[..., :-1]
+        return torch.bmm(shares, values).view(batch, -1).to(self.precision.dtype)
+
+    def _chunk(self, projected: Tensor, chunk: Chunk) -> Tensor:
+        heads = projected.view(*chunk.shape, -1, self.width)
+        query, key, value = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        if chunk.rotations is not None:
+            rotation = chunk.rotations[self.window is not None]
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        key, value, first = chunk.passing.extend(self.layer, key, value)
+        mixed = self._attend(query, key, value, chunk.start, first)
+        return mixed.transpose(1, 2).reshape(len(projected), -1)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, start: int, first: int) -> Tensor:
+        """Attention of tokens from position `start` on over keys from position `first` on."""
+        length, span = query.shape[2], key.shape[2]
+        if not self.precision.packs:
+            if start == 0:
+                return attend(query, key, value, Visibility(True, window=self.window), self.scoring)
+            mask = self._seen(start, length, first, span, query.device)
+            return attend(query, key, value, Visibility(False, mask=mask), self.scoring)
+        key, value = (F.pad(tensor, (0, 0, 0, -span % _STEP)) for tensor in (key, value))
+        mask = self._seen(start, length, first, key.shape[2], query.device)
+        return attend_rows(query, key, value, mask, False, self.scoring)
+
+    def _seen(self, start: int, length: int, first: int, span: int, device: torch.device) -> Tensor:
+        rows = torch.arange(start, start + length, device=device)[:, None]
+        columns = torch.arange(first, first + span, device=device)
+        return columns <= rows if self.window is None else (columns <= rows) & (columns > rows - self.window)
+
+
+class FusedBlock:
+    """A block; see `llmkit.model.transformer.Block`."""
+
+    def __init__(self, block: Block, window: int | None, precision: Precision) -> None:
+        self.block, self.dtype = block, precision.dtype
+        self.attention = FusedAttention(block.attention, window, precision)
+        self.mlp = FusedMLP(block.mlp, precision)
+        self.norms = [
+            _norm(norm)
+            for norm in (block.attention_norm, block.attention_output_norm, block.mlp_norm, block.mlp_output_norm)
+        ]
+
+    def __call__(self, x: Tensor, how: Chunk | Step) -> Tensor:
+        """[T, W] to [T, W]."""
+        before, after, mlp_before, mlp_after = self.norms
+        attention, mlp, dtype = self.attention, self.mlp, self.dtype
+        if self.block.after_sum:
+            assert before is not None
+            assert mlp_before is not None
+            x = before(attention.output.added_to(x, attention.mix(x.to(dtype), how)))
+            return mlp_before(mlp.added_to(x, x.to(dtype)))
+        normed = x if before is None else before(x)
+        mixed = attention.mix(normed.to(dtype), how)
+        attended = attention.output.added_to(x, mixed) if after is None else x + after(attention.output(mixed))
+        read = x if self.block.parallel else attended
+        normed = (read if mlp_before is None else mlp_before(read)).to(dtype)
+        return mlp.added_to(attended, normed) if mlp_after is None else attended + mlp_after(mlp(normed))
+
+
+def _norm(norm: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
+    return norm
+
+
+class FusedModel:
+    """A causal language model in the form in which it writes; in evaluation mode and without gradients."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.made_from = _fingerprint(model)
+        self.precision = Precision.of(model)
+        config = model.config
+        self.blocks = [
+            FusedBlock(block, config.window if layer in config.local_layers else None, self.precision)
+            for layer, block in enumerate(model.blocks)
+            if isinstance(block, Block)
+        ]
+        self.norm = _norm(model.norm)
+        head = model.head
+        assert isinstance(head, CausalLMHead)
+        self.head, self.softcap = Projection([head.projection], self.precision), head.softcap
+        self.device = model.embeddings.token.weight.device
+        self.tables: dict[bool, tuple[Tensor, Tensor]] = {}
+
+    def is_current(self) -> bool:
+        """Whether the model's weights, parts and precision are those that this form was made from."""
+        known = self.made_from is not None and self.made_from == _fingerprint(self.model)
+        return known and self.precision == Precision.of(self.model)
+
+    def prefill(self, input_ids_NL: Tensor, start: int, passing: Prefill) -> Tensor:
+        """The body's output [N, L, W] for the prompts' tokens from position `start` on."""
+        count, length = input_ids_NL.shape
+        positions = torch.arange(start, start + length, device=self.device)
+        rotations = None
+        if self.model.rotary is not None:
+            own = self.model.local_rotary or self.model.rotary
+            lengths = passing.lengths[:count]
+            rotation = self.model.rotary(positions, self.precision.dtype, lengths)
+            local = rotation if own is self.model.rotary else own(positions, self.precision.dtype, lengths)
+            rotations = rotation, local
+        x_NLW = self.model.embeddings(input_ids_NL, positions, None)
+        x_TW = self._body(x_NLW.flatten(0, 1), Chunk((count, length), passing, start, rotations))
+        return x_TW.view(count, length, -1)
+
+    def decode(self, input_ids_B: Tensor, passing: Decode) -> Tensor:
+        """The body's output [B, W] for one new token of each sequence at work."""
+        positions = passing.positions
+        x_BW = self.model.embeddings(input_ids_B[:, None], positions[:, None], None)[:, 0]
+        rotations = None
+        if self.model.rotary is not None:
+            rotation = self._rotation(self.model.rotary, passing)
+            own = self.model.local_rotary
+            rotations = rotation, rotation if own is None else self._rotation(own, passing)
+        return self._body(x_BW, Step(passing, rotations))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[T, W] to fp32 [T, V]."""
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self.head(hidden.to(self.precision.dtype)).float()
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def _body(self, x_TW: Tensor, how: Chunk | Step) -> Tensor:
+        # Weights are cast when the form is made: autocast would only cast what is to stay in fp32.
+        with torch.autocast(self.device.type, enabled=False):
+            for block in self.blocks:
+                x_TW = block(x_TW, how)
+            return x_TW if self.norm is None else self.norm(x_TW)
+
+    def _rotation(self, rotary: Rotary, passing: Decode) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines, for x * cosine + roll(x) * sine."""
+        positions = passing.positions
+        if rotary.by_length is not None:
+            cosine, sine = (part[:, 0] for part in rotary(positions[:, None], torch.float32, positions + 1))
+            return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
+        known = self.tables.get(rotary.local)
+        if known is None or len(known[0]) < passing.cache.places:
+            cosine, sine = rotary(torch.arange(passing.cache.places, device=self.device), torch.float32)
+            known = torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
+            self.tables[rotary.local] = known
+        return known[0][positions], known[1][positions]
+
+
+def _fingerprint(model: Transformer) -> tuple[object, ...] | None:
+    """What changes with the weights and the parts; None where changes leave no trace."""
+    parts: list[object] = [(type(module), getattr(module, "adapter", None) is None) for module in model.modules()]
+    for parameter in model.parameters():
+        if parameter.is_inference():
+            return None
+        parts.append((id(parameter), parameter.data_ptr(), parameter._version, parameter.dtype))
+    return tuple(parts)
