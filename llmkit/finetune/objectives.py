@@ -17,6 +17,7 @@ from llmkit.finetune.batches import Indices, pad
 from llmkit.finetune.encoding import Sequences
 from llmkit.model.transformer import Transformer
 from llmkit.train.contract import LossOutput
+from llmkit.train.losses import LanguageModelHead, language_model_loss
 from llmkit.train.metrics import Window
 
 
@@ -76,12 +77,12 @@ class ChatObjective:
         transformer = cast(Transformer, model)
         input_ids, attention_mask, positions, targets = _on_device_of(model, batch)
         hidden_BLW = transformer.hidden(input_ids, attention_mask)
-        logits_NV = _precise(transformer.head(hidden_BLW.flatten(0, 1).index_select(0, positions)))
-        right = (logits_NV.detach().argmax(-1) == targets).sum()
+        hidden_NW = hidden_BLW.flatten(0, 1).index_select(0, positions)
+        found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, targets)
         return LossOutput(
-            F.cross_entropy(logits_NV, targets, reduction="sum"),
+            found.sum,
             len(targets),
-            {"token_accuracy": (right, len(targets))},
+            {"token_accuracy": (found.right, len(targets))},
             int(batch.attention_mask.sum()),
         )
 

@@ -28,11 +28,16 @@ def _rows_at_once(logits: Tensor) -> int:
     return max(1, (_CPU_VALUES if logits.device.type == "cpu" else _GPU_VALUES) // logits.shape[1])
 
 
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """float32 at least: the sum over the vocabulary needs it."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class TokenLoss(NamedTuple):
     """Loss of some tokens.
 
     Args:
-        sum: float32 scalar, in nats.
+        sum: scalar in nats, in float32 at least.
         right: int64 scalar, how many targets have the highest logit.
     """
 
@@ -55,12 +60,12 @@ class _Sums:
         softcap: float | None = None,
         z_loss: float = 0.0,
     ) -> None:
-        """Add rows of logits in float32, a few at a time, and write their gradient, which may be the logits' place."""
-        rows = _rows_at_once(logits_nV)
+        """Add rows of logits, a few at a time, and write their gradient, which may be the logits' place."""
+        rows, dtype = _rows_at_once(logits_nV), _precise(logits_nV.dtype)
         for begin in range(0, len(targets_n), rows):
             part = slice(begin, begin + rows)
             targets_n1 = targets_n[part, None]
-            z_nV = logits_nV[part].to(torch.float32, copy=True)
+            z_nV = logits_nV[part].to(dtype, copy=True)
             slope_nV = None
             if softcap is not None:
                 z_nV.div_(softcap).tanh_()
@@ -101,7 +106,7 @@ class _CrossEntropySum(torch.autograd.Function):
         sums.add(logits_NV, targets_N, gradient_NV, z_loss=z_loss)
         ctx.save_for_backward(gradient_NV)
         ctx.mark_non_differentiable(sums.right)
-        return sums.loss.to(torch.float32), sums.right
+        return sums.loss.to(_precise(logits_NV.dtype)), sums.right
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -129,9 +134,10 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         weight = weight_VW.to(dtype)
         bias = None if bias_V is None else bias_V.to(dtype)
         features_gradient = torch.empty_like(features_NW) if wants_features else None
-        # In float32 whatever the products' precision: it is added up over the parts.
-        weight_gradient = torch.zeros_like(weight_VW, dtype=torch.float32) if wants_weight else None
-        bias_gradient = torch.zeros_like(bias_V, dtype=torch.float32) if wants_bias and bias_V is not None else None
+        # More precise than the products: they are added up over the parts.
+        wide = _precise(dtype)
+        weight_gradient = torch.zeros_like(weight_VW, dtype=wide) if wants_weight else None
+        bias_gradient = torch.zeros_like(bias_V, dtype=wide) if wants_bias and bias_V is not None else None
         sums = _Sums(features_NW.device)
         rows = max(_PRODUCT_ROWS, _PRODUCT_VALUES // len(weight))
         for begin in range(0, len(targets_N), rows):
@@ -144,11 +150,11 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             if weight_gradient is not None:
                 weight_gradient += logits_nV.t() @ features_nW
             if bias_gradient is not None:
-                bias_gradient += logits_nV.sum(0, dtype=torch.float32)
+                bias_gradient += logits_nV.sum(0, dtype=wide)
         ctx.save_for_backward(features_gradient, weight_gradient, bias_gradient)
         ctx.dtypes = weight_VW.dtype, None if bias_V is None else bias_V.dtype
         ctx.mark_non_differentiable(sums.right)
-        return sums.loss.to(torch.float32), sums.right
+        return sums.loss.to(_precise(dtype)), sums.right
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -171,7 +177,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> TokenLoss:
-    """Negative log-likelihood of the targets in nats, summed, computed in float32 whatever the logits' dtype.
+    """Negative log-likelihood of the targets in nats, summed, computed in float32 at least.
 
     Args:
         logits: [N, V].
@@ -193,7 +199,7 @@ def linear_cross_entropy_sum(
     """`cross_entropy_sum` of `features @ weight.T + bias`, without ever holding the logits of all tokens.
 
     Gradients are computed with the loss, so that each logit is computed once. Products are in autocast's precision
-    where it is on, the rest in float32.
+    where it is on, the rest in float32 at least.
 
     Args:
         features: [N, W].
