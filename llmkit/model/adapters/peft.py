@@ -25,8 +25,8 @@ from llmkit.model.adapters.attach import (
     attached,
     fingerprint,
     install,
+    linear_names,
     linear_of,
-    linear_transfers,
 )
 from llmkit.model.adapters.config import AdapterConfig
 from llmkit.model.adapters.lora import LowRank, MagnitudeLowRank
@@ -60,10 +60,11 @@ def save_adapter(model: Transformer, directory: str | Path, *, base: str | None 
     """
     state, path = attached(model), Path(directory)
     path.mkdir(parents=True, exist_ok=True)
-    stacks = [_Stack(model, transfer) for transfer in linear_transfers(model)]
+    names = _Names(model, FAMILIES[model.config.family].stored_prefix(model.config.head))
+    stacks = [_Stack(model, transfer) for transfer in names.linears]
     chosen = [stack for stack in stacks if stack.adapters]
     tensors = {PREFIX + name: tensor for stack in chosen for name, tensor in stack.export().items()}
-    saved = dict(_trained_tensors(model, state))
+    saved = dict(_trained_tensors(model, state, names))
     tensors |= {PREFIX + name: tensor for name, tensor in saved.items()}
     save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
     config = state.config
@@ -106,14 +107,15 @@ def load_adapter(model: Transformer, directory: str | Path) -> None:
     """
     path = Path(directory)
     config = read_peft_config(path)
-    tensors = _read_tensors(path / WEIGHTS, FAMILIES[model.config.family])
+    tensors = _read_tensors(path / WEIGHTS)
     low = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
     full = {name: tensor for name, tensor in tensors.items() if name not in low}
     where = str(path / WEIGHTS)
-    transfers = {_module(transfer): transfer for transfer in linear_transfers(model)}
+    names = _Names(model, _prefix_of(tensors, model))
+    transfers = {_module(transfer): transfer for transfer in names.linears}
     _check_names(config, low, full, transfers, where)
     placements = [_read_placement(config, transfers[module], low, where) for module in _modules(low)]
-    names = [name for placement in placements for name in placement.names]
+    adapted = [name for placement in placements for name in placement.names]
     known = read_json(path / NOTE).get("base_fingerprint") if (path / NOTE).is_file() else None
     if known is not None and fingerprint(model) not in (known, None):
         raise ModelError(
@@ -121,14 +123,14 @@ def load_adapter(model: Transformer, directory: str | Path) -> None:
             where=where,
             hint=f"It names its base as {config.base!r}.",
         )
-    _fit_vocabulary(model, config, full)
-    whole = _full_transfers(model, full, where)
+    _fit_vocabulary(model, config, names, full)
+    whole = _full_transfers(names, full, where)
     settings = AdapterConfig(
         kind=config.kind,
         rank=config.rank,
         alpha=float(config.alpha),
         dropout=float(config.dropout),
-        targets=names or ["all-linear"],
+        targets=adapted or ["all-linear"],
         ranks={name: p.rank for p in placements if p.rank != config.rank for name in p.names},
         alphas={name: float(p.alpha) for p in placements if p.alpha != config.alpha for name in p.names},
         trainable=sorted({name.rpartition(".")[0] for transfer in whole for name in transfer.ours}),
@@ -138,6 +140,38 @@ def load_adapter(model: Transformer, directory: str | Path) -> None:
         for placement in placements:
             _Stack(model, transfers[_module_of(transfers, placement)]).load(low, where)
         _load_full(model, whole, full, where)
+
+
+class _Names:
+    """The reference's names of a model's weights.
+
+    Attributes:
+        linears: tensors that hold the weights of linear maps.
+        all: all tensors, shared ones under each of their names.
+    """
+
+    def __init__(self, model: Transformer, prefix: str) -> None:
+        """The names with `prefix` at the beginning of those of the body."""
+        family = FAMILIES[model.config.family]
+        known = [name for name, _ in model.named_parameters(remove_duplicate=False) if ".adapter." not in name]
+        linears = [f"{name}.weight" for name in linear_names(model)]
+        everything = list(dict.fromkeys([*known, *linears]))
+        self.all = [self._named(transfer, family, prefix) for transfer in family.transfers(model.config, everything)]
+        self.linears = [transfer for transfer in self.all if transfer.ours[0] in set(linears)]
+
+    @staticmethod
+    def _named(transfer: Transfer, family: Family, prefix: str) -> Transfer:
+        own = family.prefix
+        names = [family.aliases.get(name, name) for name in transfer.theirs]
+        body = [prefix + name.removeprefix(own) if own and name.startswith(own) else name for name in names]
+        return replace(transfer, theirs=tuple(body))
+
+
+def _prefix_of(tensors: Mapping[str, Tensor], model: Transformer) -> str:
+    """What names of the body begin with in an adapter: nothing where it was made for a body without a head."""
+    family = FAMILIES[model.config.family]
+    usual = family.stored_prefix(model.config.head)
+    return next((each for each in (usual, family.prefix) if any(name.startswith(each) for name in tensors)), "")
 
 
 class _Stack:
@@ -229,11 +263,9 @@ def _plain(number: float) -> float | int:
     return int(number) if float(number).is_integer() else number
 
 
-def _trained_tensors(model: Transformer, state: Attached) -> Iterator[tuple[str, Tensor]]:
+def _trained_tensors(model: Transformer, state: Attached, names: _Names) -> Iterator[tuple[str, Tensor]]:
     """Modules trained in full, under the reference's names."""
-    family = FAMILIES[model.config.family]
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False) if _is_base(name)]
-    for transfer in family.transfers(model.config, names):
+    for transfer in names.all:
         there = [name in state.trained for name in transfer.ours]
         if not any(there):
             continue
@@ -241,14 +273,10 @@ def _trained_tensors(model: Transformer, state: Attached) -> Iterator[tuple[str,
             raise ModelError(f"{', '.join(transfer.ours)} are one tensor in this family: train all of them or none")
         parts = [model.get_parameter(name).detach().cpu() for name in transfer.ours]
         for name, tensor in zip(transfer.theirs, to_theirs(transfer, parts), strict=True):
-            yield family.aliases.get(name, name), tensor.clone()
+            yield name, tensor.clone()
 
 
-def _is_base(name: str) -> bool:
-    return ".adapter." not in name
-
-
-def _read_tensors(file: Path, family: Family) -> dict[str, Tensor]:
+def _read_tensors(file: Path) -> dict[str, Tensor]:
     """Tensors by the reference's names, without PEFT's prefix."""
     if not file.is_file():
         raise ModelError(
@@ -261,11 +289,7 @@ def _read_tensors(file: Path, family: Family) -> dict[str, Tensor]:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"damaged adapter ({error})", where=str(file)) from None
-    short = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    if not any(name.startswith(family.prefix) for name in short):
-        # Made for a body without a head.
-        short = {family.prefix + name: tensor for name, tensor in short.items()}
-    return short
+    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
 
 
 def _check_names(
@@ -300,10 +324,9 @@ def _read_placement(config: PeftConfig, transfer: Transfer, low: Mapping[str, Te
     return Placement(names, rank, float(config.alpha_of(module)))
 
 
-def _fit_vocabulary(model: Transformer, config: PeftConfig, full: Mapping[str, Tensor]) -> None:
+def _fit_vocabulary(model: Transformer, config: PeftConfig, names: _Names, full: Mapping[str, Tensor]) -> None:
     """Make room for the new tokens of saved embeddings, and untie a head that differs from them."""
-    family = FAMILIES[model.config.family]
-    theirs = {name: t.theirs[0] for t in family.transfers(model.config, _base_names(model)) for name in t.ours}
+    theirs = {name: transfer.theirs[0] for transfer in names.all for name in transfer.ours}
     token, head = theirs["embeddings.token.weight"], theirs.get("head.projection.weight")
     if (token in full) != (head in full) and not config.settings.get("ensure_weight_tying"):
         untie(model)
@@ -311,20 +334,10 @@ def _fit_vocabulary(model: Transformer, config: PeftConfig, full: Mapping[str, T
         grow_vocabulary(model, len(full[token]), known=model.config.vocab_size)
 
 
-def _base_names(model: Transformer) -> list[str]:
-    return [name for name, _ in model.named_parameters(remove_duplicate=False) if _is_base(name)]
-
-
-def _full_transfers(model: Transformer, full: Mapping[str, Tensor], where: str) -> list[Transfer]:
+def _full_transfers(names: _Names, full: Mapping[str, Tensor], where: str) -> list[Transfer]:
     """What the modules saved in full are in our model."""
-    family = FAMILIES[model.config.family]
-    found, covered = [], set()
-    for transfer in family.transfers(model.config, _base_names(model)):
-        names = [family.aliases.get(name, name) for name in transfer.theirs]
-        if all(name in full for name in names):
-            found.append(replace(transfer, theirs=tuple(names)))
-            covered.update(names)
-    left = sorted(full.keys() - covered)
+    found = [transfer for transfer in names.all if all(name in full for name in transfer.theirs)]
+    left = sorted(full.keys() - {name for transfer in found for name in transfer.theirs})
     if left:
         raise ModelError(f"the adapter does not fit the model: unexpected {', '.join(left[:6])}", where=where)
     return found
