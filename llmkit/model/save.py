@@ -18,7 +18,7 @@ from torch import Tensor
 from llmkit.model.checkpoint import INDEX, WEIGHTS
 from llmkit.model.facts import GENERATION
 from llmkit.model.families import FAMILIES
-from llmkit.model.families.base import Transfer, write_ids
+from llmkit.model.families.base import Family, Transfer, write_ids
 from llmkit.model.layout import stored_shapes, to_theirs
 from llmkit.model.plain import PlainWeight, plain_weights
 from llmkit.model.tensors import KINDS, StoredTensor
@@ -80,20 +80,24 @@ def export_tensors(model: Transformer, dtype: torch.dtype | None = None) -> dict
         dtype: of what is read; by default the model's.
     """
     family = FAMILIES[model.config.family]
-    weights = plain_weights(model)
     exported: dict[str, StoredTensor] = {}
-    for transfer in family.transfers(model.config, list(weights)):
-        ours = [weights[name] for name in transfer.ours]
-        for tensor in _export(transfer, ours, dtype):
-            exported[tensor.name] = tensor
-            if tensor.name in family.aliases:
-                alias = family.aliases[tensor.name]
-                exported[alias] = _copied(tensor, alias)
+    for tensor in lay_out(model, family, dtype):
+        exported[tensor.name] = tensor
+        if tensor.name in family.aliases:
+            alias = family.aliases[tensor.name]
+            exported[alias] = _copied(tensor, alias)
     own, wanted = family.prefix, family.stored_prefix(model.config.head)
     if own == wanted:
         return exported
     renamed = {name: wanted + name.removeprefix(own) if name.startswith(own) else name for name in exported}
     return {renamed[name]: replace(tensor, name=renamed[name]) for name, tensor in exported.items()}
+
+
+def lay_out(model: Transformer, family: Family, dtype: torch.dtype | None = None) -> Iterable[StoredTensor]:
+    """`export_tensors` under the names of any family's table, without second names and prefixes."""
+    weights = plain_weights(model)
+    for transfer in family.transfers(model.config, list(weights)):
+        yield from _export(transfer, [weights[name] for name in transfer.ours], dtype)
 
 
 def _export(transfer: Transfer, ours: Sequence[PlainWeight], dtype: torch.dtype | None) -> Iterable[StoredTensor]:

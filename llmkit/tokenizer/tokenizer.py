@@ -115,6 +115,16 @@ class Tokenizer:
         """
         return Tokenizer(self._backend, {**self._settings, "chat_template": template})
 
+    def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
+        """The same tokenizer with these special tokens besides; those that it has not get the next ids, in order."""
+        backend = Backend.from_str(self._backend.to_str())
+        backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in texts])
+        return Tokenizer(backend, self._settings)
+
+    def missing_tokens(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that are no special tokens of this tokenizer."""
+        return [text for text in dict.fromkeys(texts) if text not in self._control]
+
     @cached_property
     def digest(self) -> str:
         """Sha256 of all that decides ids, roles and rendering."""
@@ -195,11 +205,22 @@ class Tokenizer:
         return byte_length(text, self.algorithm, self._byte_level)
 
     @cached_property
-    def _frame(self) -> tuple[list[int], list[int]]:
-        """Ids that go before and after a text that stands alone."""
+    def definition(self) -> dict[str, Any]:
+        """The parsed `tokenizer.json`."""
+        parsed: dict[str, Any] = json.loads(self._backend.to_str())
+        return parsed
+
+    @cached_property
+    def frame_ids(self) -> tuple[list[int], list[int]]:
+        """Ids that the tokenizer's own post-processing puts before and after a text that stands alone."""
         probe = self._backend.encode("a", add_special_tokens=True)
         inside = [index for index, special in enumerate(probe.special_tokens_mask) if not special]
-        before, after = probe.ids[: inside[0]], probe.ids[inside[-1] + 1 :]
+        return probe.ids[: inside[0]], probe.ids[inside[-1] + 1 :]
+
+    @cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """Ids that go before and after a text to classify."""
+        before, after = self.frame_ids
         if not after and self.eos_id is not None:
             after = [self.eos_id]
         return before, after

@@ -72,7 +72,7 @@ def _factors(file: GGUFFile, name: str) -> list[float]:
 
 def _stored(file: GGUFFile, entry: TensorEntry, config: ModelConfig, permuted: bool) -> StoredTensor:
     dtype = _PLAIN.get(entry.type, torch.float32) if readable(entry.type) else None
-    paired = permuted and _ROTATED.search(entry.name) is not None and entry.shape[0] % config.head_width == 0
+    paired = permuted and rotated(entry.name) and entry.shape[0] % config.head_width == 0
     group = config.head_width if paired else 1
     offset = 1.0 if config.norm_offset and entry.name.endswith("_norm.weight") else 0.0
 
@@ -86,6 +86,11 @@ def _stored(file: GGUFFile, entry: TensorEntry, config: ModelConfig, permuted: b
         return found - offset if offset else found
 
     return StoredTensor(entry.name, entry.shape, entry.type, dtype, rows)
+
+
+def rotated(name: str) -> bool:
+    """Whether a tensor makes queries or keys."""
+    return _ROTATED.search(name) is not None
 
 
 def unpermuted(rows: Tensor, head_width: int) -> Tensor:

@@ -72,14 +72,18 @@ def stored_of_gguf(
         message = first["msg"].removeprefix("Value error, ")
         raise ModelError(f"{name}: {message}." if name else f"{message}.", where=where) from None
     _hold_to_weights(file, config)
-    own = replace(
+    return Stored(named_as(family, architecture), "causal-lm", (), config)
+
+
+def named_as(family: Family, architecture: Architecture) -> Family:
+    """The family with its weights named as in files of the architecture."""
+    return replace(
         family,
         weights=(*architecture.weights, *(weight for weight in family.weights if weight.ours[0] == "head.score")),
         prefix="",
         aliases={},
         ignored=("rope_freqs.weight", "rope_factors_*.weight", "blk.*.attn_rot_embd*"),
     )
-    return Stored(own, "causal-lm", (), config)
 
 
 def _values(
