@@ -13,6 +13,9 @@ from llmkit.model.config import ModelConfig
 from llmkit.model.layers import OffsetRMSNorm
 from llmkit.model.transformer import Transformer
 
+_RESIDUAL = (".attention.output.weight", ".mlp.down.weight", ".mlp.experts.down.weight")
+"""Matrices that write to the residual stream."""
+
 
 def build(config: ModelConfig, *, seed: int) -> Transformer:
     """A new model with random fp32 weights on the CPU."""
@@ -51,7 +54,7 @@ def initialize(model: Transformer, seed: int, names: Collection[str] | None = No
 
 
 def _std(config: ModelConfig, name: str) -> float:
-    if config.scaled_residual_init and name.endswith((".attention.output.weight", ".mlp.down.weight")):
+    if config.scaled_residual_init and name.endswith(_RESIDUAL):
         return config.init_std / math.sqrt(2 * config.layers)
     return config.init_std
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llmkit.model.attention import Attention, CachePass, Visibility, views
 from llmkit.model.config import ModelConfig
+from llmkit.model.experts import RoutedMLP
 from llmkit.model.heads import CausalLMHead, MaskedLMHead, make_head
 from llmkit.model.layers import MLP, Dropout, Embedding, compute_dtype, make_norm
 from llmkit.model.rotary import Rotary
@@ -69,22 +70,27 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.attention_output_norm = make_norm(config) if outer else None
         self.mlp_norm = make_norm(config) if inner else None
-        self.mlp = MLP(config)
+        self.mlp = RoutedMLP(config) if config.experts and layer not in config.dense_layers else MLP(config)
         self.mlp_output_norm = make_norm(config) if outer else None
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x_BLW: Tensor, visibility: Visibility) -> Tensor:
-        """[B, L, W] to [B, L, W]."""
+    def forward(self, x_BLW: Tensor, visibility: Visibility, routing: list[Tensor] | None = None) -> Tensor:
+        """[B, L, W] to [B, L, W]; `routing` takes the router's scores [B, L, E], where there is one."""
         # The residual stream keeps its precision; each branch casts its input once, not once for each projection.
         dtype = compute_dtype(x_BLW)
         if self.after_sum:
             x_BLW = _apply(self.attention_norm, x_BLW + self.dropout(self.attention(x_BLW.to(dtype), visibility)))
-            return _apply(self.mlp_norm, x_BLW + self.dropout(self.mlp(x_BLW.to(dtype))))
+            return _apply(self.mlp_norm, x_BLW + self.dropout(self._transform(x_BLW.to(dtype), routing)))
         mixed = self.attention(_apply(self.attention_norm, x_BLW).to(dtype), visibility)
         attended = x_BLW + self.dropout(_apply(self.attention_output_norm, mixed))
-        transformed = self.mlp(_apply(self.mlp_norm, x_BLW if self.parallel else attended).to(dtype))
+        inner_BLW = _apply(self.mlp_norm, x_BLW if self.parallel else attended).to(dtype)
+        transformed = self._transform(inner_BLW, routing)
         summed: Tensor = attended + self.dropout(_apply(self.mlp_output_norm, transformed))
         return summed
+
+    def _transform(self, x_BLW: Tensor, routing: list[Tensor] | None) -> Tensor:
+        transformed: Tensor = self.mlp(x_BLW, routing) if isinstance(self.mlp, RoutedMLP) else self.mlp(x_BLW)
+        return transformed
 
 
 def _apply(norm: nn.Module | None, x: Tensor) -> Tensor:
@@ -164,6 +170,7 @@ class Transformer(nn.Module):
         *,
         positions: Tensor | None = None,
         cache: CachePass | None = None,
+        routing: list[Tensor] | None = None,
     ) -> Tensor:
         """The body's output [B, L, W], final norm included: what the head takes.
 
@@ -171,6 +178,7 @@ class Transformer(nn.Module):
             input_ids, attention_mask, token_type_ids: as for `forward`.
             positions: int [B, L], each token's place in its sequence; by default 0, 1, 2, ...
             cache: earlier tokens' keys and values; needs `positions` where there are any.
+            routing: takes the router's scores [B, L, E] of each layer with experts, for `load_balancing_loss`.
         """
         if positions is None:
             length = input_ids.shape[1]
@@ -180,7 +188,7 @@ class Transformer(nn.Module):
         x_BLW: Tensor = self.embeddings(input_ids, positions, token_type_ids)
         everything, local = self._views(attention_mask, positions, compute_dtype(x_BLW), cache)
         for layer, block in enumerate(self.blocks):
-            x_BLW = block(x_BLW, local if layer in self.config.local_layers else everything)
+            x_BLW = block(x_BLW, local if layer in self.config.local_layers else everything, routing)
         return x_BLW if self.norm is None else self.norm(x_BLW)
 
     def _views(

@@ -7,7 +7,7 @@ transformer does not offer (those are refused, never ignored).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -119,8 +119,12 @@ class Family:
         only: settings of the reference with the one value that the transformer computes.
         aliases: second names of tensors, read in the first one's stead where present and written beside it.
         ignored: patterns of tensors in checkpoints that carry no weight of the model.
+        renamed: what tensors' names begin with in some checkpoints, and what they begin with in the table of weights.
+        section: the key of config.json under which the settings stand, where they do not stand at its top.
+        local_layers: which layers of a new model have a window, given their number.
         read: completes ModelConfig values from config.json where `keys` do not suffice.
         write: completes config.json from the ModelConfig likewise.
+        complete: completes ModelConfig values of a new model where `parts` and `spec_defaults` do not suffice.
     """
 
     name: str
@@ -136,8 +140,12 @@ class Family:
     only: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    section: str | None = None
+    local_layers: Callable[[int], Iterable[int]] = lambda layers: ()
     read: Callable[[Mapping[str, Any], dict[str, Any]], None] | None = None
     write: Callable[[ModelConfig, dict[str, Any]], None] | None = None
+    complete: Callable[[dict[str, Any]], None] | None = None
 
     def own_head(self) -> Head:
         """The head that the family is pretrained with."""
@@ -170,6 +178,11 @@ class Family:
 
     def read_config(self, settings: Mapping[str, Any], where: str, head: Head, labels: Sequence[str]) -> ModelConfig:
         """The architecture that config.json describes; raises ModelError naming what is missing or unsupported."""
+        if self.section is not None:
+            section = settings.get(self.section, {})
+            if not isinstance(section, dict):
+                raise ModelError(f"{self.section} must hold a JSON object", where=where)
+            settings = {**settings, **section}
         for name, value in self.only.items():
             if settings.get(name, value) not in (value, None):
                 raise ModelError(
@@ -181,7 +194,8 @@ class Family:
             if value is None and key.default is REQUIRED:
                 raise ModelError(f"{key.theirs} is missing", where=where)
             values[key.ours] = key.default if value is None else self._typed(key, value, where)
-        values["activation"] = self._read_activation(values["activation"], where)
+        if "activation" not in self.parts:
+            values["activation"] = self._read_activation(values["activation"], where)
         values.update(read_special_ids(settings))
         try:
             if self.read is not None:
@@ -213,7 +227,8 @@ class Family:
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
         """The content of config.json for this architecture."""
         values = config.model_dump()
-        values["activation"] = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
+        if "activation" not in self.parts:
+            values["activation"] = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
         settings: dict[str, Any] = {
             "architectures": [self.heads[config.head]],
             "model_type": self.name,
@@ -240,7 +255,7 @@ class Family:
                 continue
             repeats = range(config.layers) if "{i}" in weight.ours[0] else range(1)
             for i in repeats:
-                for kind in (".weight", ".bias") if not weight.ours[0].endswith((".weight", ".bias")) else ("",):
+                for kind in ("", ".weight", ".bias"):
                     ours = tuple(name.format(i=i) + kind for name in weight.ours)
                     if ours[0] in wanted:
                         found.append(_transfer(weight, config, ours, i, kind))
@@ -261,6 +276,16 @@ def _transfer(weight: Weight, config: ModelConfig, ours: tuple[str, ...], layer:
         dimension=weight.dimension,
         experts=len(experts) if apart else 0,
     )
+
+
+def with_defaults(keys: Sequence[Key], **defaults: Any) -> tuple[Key, ...]:
+    """The same keys with other defaults for these settings of ModelConfig."""
+    return tuple(replace(key, default=defaults.get(key.ours, key.default)) for key in keys)
+
+
+def without(keys: Sequence[Key], *names: str) -> tuple[Key, ...]:
+    """The keys but those of these settings of ModelConfig."""
+    return tuple(key for key in keys if key.ours not in names)
 
 
 def width_of_heads(values: Mapping[str, Any]) -> int:
