@@ -148,6 +148,8 @@ class ModelSpec(BaseModel):
         for name, default in family.spec_defaults.items():
             chosen = getattr(self, name, None)
             values[name] = chosen if chosen is not None else default(self.width) if callable(default) else default
+        if family.complete is not None:
+            family.complete(values)
         return ModelConfig.model_validate(values)
 
 
