@@ -49,7 +49,7 @@ class Int4Linear(QuantizedLinear):
         """x W', [..., inputs] to [..., outputs]."""
         if not x.is_cpu:
             raise ModelError("int4 weights are for CPUs.", hint="Choose nf4 or int8 on this device.")
-        rows = x.reshape(-1, self.in_features).bfloat16()
+        rows = x.reshape(-1, self.in_features).contiguous().bfloat16()
         if self.in_features % GROUP:
             rows = F.pad(rows, (0, -self.in_features % GROUP))
         product = torch._weight_int4pack_mm_for_cpu(rows, self.codes, GROUP, self.scales.bfloat16())

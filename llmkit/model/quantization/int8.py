@@ -42,7 +42,7 @@ class Int8Linear(QuantizedLinear):
         """x W', [..., inputs] to [..., outputs]."""
         scale = self.scale.to(x.dtype)
         if x.is_cpu and x.dtype == torch.bfloat16 and self.in_features % 16 == 0:
-            rows = x.reshape(-1, self.in_features)
+            rows = x.reshape(-1, self.in_features).contiguous()
             if len(rows) <= _MOST_ROWS:
                 return torch._weight_int8pack_mm(rows, self.codes, scale).view(*x.shape[:-1], self.out_features)
         # The codes are exact in any float format, so the scale is better applied to the sum.
