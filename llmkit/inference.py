@@ -25,7 +25,7 @@ Messages = Sequence[Mapping[str, str]]
 Prompt = str | Messages
 """A text to go on with, or a conversation to answer."""
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,14 @@ def load(path_or_name: str, dtype: str | None = None, device: str | None = None)
         ArtifactError: no tokenizer beside it.
         ConfigError: an unknown dtype.
     """
-    if dtype is not None and dtype not in _DTYPES:
-        raise ConfigError(f"`{dtype}` is no dtype.", hint=f"Choose among {', '.join(_DTYPES)}.")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"`{dtype}` is no dtype.", hint=f"Choose among {', '.join(DTYPES)}.")
     directory = model_directory(path_or_name)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(directory, dtype=None if dtype is None else _DTYPES[dtype], device=chosen)
-    tokenizer = tokenizer_of_gguf(read_gguf(directory)) if directory.suffix == SUFFIX else Tokenizer.load(directory)
-    return LoadedModel(model, tokenizer)
+    model = load_model(directory, dtype=None if dtype is None else DTYPES[dtype], device=chosen)
+    return LoadedModel(model, load_tokenizer(directory))
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face directory or a GGUF file."""
+    return tokenizer_of_gguf(read_gguf(path)) if path.suffix == SUFFIX else Tokenizer.load(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from llmkit.cli import artifacts, stages, use
+from llmkit.cli import artifacts, formats, stages, use
 from llmkit.cli.guard import guarded
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ for name, text in stages.STAGE_COMMANDS.items():
     app.command(name, help=text, rich_help_panel=STAGES)(guarded(stages.stage_command(name)))
 app.command("generate", rich_help_panel=USE)(guarded(use.generate))
 app.command("chat", rich_help_panel=USE)(guarded(use.chat))
+app.command("import", rich_help_panel=USE)(guarded(formats.import_model))
+app.command("export", rich_help_panel=USE)(guarded(formats.export_model))
 app.command("inspect", rich_help_panel=LOOK)(guarded(artifacts.inspect))
 app.command("report", rich_help_panel=LOOK)(guarded(artifacts.report))
 app.command("init", rich_help_panel=CHAIN)(guarded(artifacts.init))
