@@ -18,6 +18,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llmkit.model.config import LABELLED
 from llmkit.model.facts import read_stored
 from llmkit.model.generation import Generator
 from llmkit.model.initialization import build
@@ -60,9 +61,17 @@ def _batch() -> tuple[Tensor, Tensor]:
 
 def _theirs(model: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
     """The reference's logits of each row alone, unpadded: of all rows' tokens, or one line for each row."""
-    rows = [model(input_ids=row[: int(real.sum())][None]).logits for row, real in zip(input_ids, mask, strict=True)]
+    rows = [_logits(model, row[: int(real.sum())][None]) for row, real in zip(input_ids, mask, strict=True)]
     joined = torch.cat([row.flatten(0, -2) for row in rows])
     return joined[:, 0] if joined.shape[-1] == 1 else joined
+
+
+def _logits(model: Any, input_ids: Tensor) -> Tensor:
+    output = model(input_ids=input_ids)
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), dim=-1)
+    logits: Tensor = output.logits
+    return logits
 
 
 def _real(scores: Tensor, mask: Tensor) -> Tensor:
@@ -102,11 +111,15 @@ def test_opens_a_reference_directory_with_equal_logits_loss_and_gradients(name: 
             parameter.copy_(parameter.grad)
     save_model(model, tmp_path / "gradients")
     gradients = load_file(tmp_path / "gradients" / "model.safetensors")
-    theirs_by_name = {key: p.grad for key, p in reference.named_parameters() if p.grad is not None}
-    for key, gradient in theirs_by_name.items():
-        assert _close(gradients[key], gradient), key
-    # Written for tied embeddings' sake, or a second name of a shared bias.
-    assert gradients.keys() - theirs_by_name.keys() <= {"cls.predictions.bias", "cls.predictions.decoder.bias"}
+    named = [(key, p) for key, p in reference.named_parameters(remove_duplicate=False) if p.grad is not None]
+    for key, parameter in named:
+        if key in gradients:
+            assert _close(gradients[key], parameter.grad), key
+    # Each under one of its names at least, where tied ones have several.
+    assert {id(p) for key, p in named if key in gradients} == {id(p) for _, p in named}
+    # Written beside a shared bias as its second name.
+    twice = ("cls.predictions.bias", "cls.predictions.decoder.bias", "lm_head.bias", "lm_head.decoder.bias")
+    assert gradients.keys() - {key for key, _ in named} <= set(twice)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -147,13 +160,14 @@ def test_cached_decoding_equals_the_full_forward(name: str, tmp_path: Path) -> N
         assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("head", ["own", "classification", "reward"])
+@pytest.mark.parametrize("head", ["own", "classification", "reward", "token-classification", "question-answering"])
 @pytest.mark.parametrize("name", SPECS)
 def test_reference_opens_our_directory_with_equal_logits(name: str, head: str, tmp_path: Path) -> None:
     spec = ModelSpec(layers=2, width=32, heads=4, context=48, init_std=0.2, **SPECS[name])
     config = spec.resolve(VOCABULARY, pad_id=PAD, bos_id=1, eos_ids=(2,))
+    labels = ("no", "maybe", "yes") if head in LABELLED else ()
     if head != "own":
-        config = config.with_head(head, ("no", "maybe", "yes") if head == "classification" else ())  # type: ignore[arg-type]
+        config = config.with_head(head, labels)  # type: ignore[arg-type]
     model = build(config, seed=3).eval()
     _scramble(model)
     save_model(model, tmp_path)
@@ -164,7 +178,7 @@ def test_reference_opens_our_directory_with_equal_logits(name: str, head: str, t
     assert not any(info.values()), info
     input_ids, mask = _batch()
     assert _close(_real(model(input_ids, mask), mask), _theirs(reference.eval(), input_ids, mask))
-    if head == "classification":
+    if labels:
         assert reference.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
 
     again = load_model(tmp_path)

@@ -21,6 +21,42 @@ def _write(config: ModelConfig, settings: dict[str, Any]) -> None:
     settings["position_embedding_type"] = "absolute"
 
 
+KEYS = (
+    Key("vocab_size", "vocab_size"),
+    Key("width", "hidden_size"),
+    Key("layers", "num_hidden_layers"),
+    Key("heads", "num_attention_heads"),
+    Key("mlp_width", "intermediate_size"),
+    Key("context", "max_position_embeddings", 512),
+    Key("token_types", "type_vocab_size", 2),
+    Key("norm_eps", "layer_norm_eps", 1e-12),
+    Key("activation", "hidden_act", "gelu"),
+    Key("tie_embeddings", "tie_word_embeddings", True),
+    Key("dropout", "hidden_dropout_prob", 0.1),
+    Key("attention_dropout", "attention_probs_dropout_prob", 0.1),
+    Key("head_dropout", "classifier_dropout", None),
+    Key("init_std", "initializer_range", 0.02),
+)
+
+
+def body(prefix: str) -> dict[str, str]:
+    """Names of all but the head."""
+    return {
+        "embeddings.token": f"{prefix}embeddings.word_embeddings",
+        "embeddings.position": f"{prefix}embeddings.position_embeddings",
+        "embeddings.token_type": f"{prefix}embeddings.token_type_embeddings",
+        "embeddings.norm": f"{prefix}embeddings.LayerNorm",
+        "blocks.{i}.attention.query": f"{prefix}encoder.layer.{{i}}.attention.self.query",
+        "blocks.{i}.attention.key": f"{prefix}encoder.layer.{{i}}.attention.self.key",
+        "blocks.{i}.attention.value": f"{prefix}encoder.layer.{{i}}.attention.self.value",
+        "blocks.{i}.attention.output": f"{prefix}encoder.layer.{{i}}.attention.output.dense",
+        "blocks.{i}.attention_norm": f"{prefix}encoder.layer.{{i}}.attention.output.LayerNorm",
+        "blocks.{i}.mlp.up": f"{prefix}encoder.layer.{{i}}.intermediate.dense",
+        "blocks.{i}.mlp.down": f"{prefix}encoder.layer.{{i}}.output.dense",
+        "blocks.{i}.mlp_norm": f"{prefix}encoder.layer.{{i}}.output.LayerNorm",
+    }
+
+
 BERT = Family(
     name="bert",
     base="BertModel",
@@ -44,22 +80,7 @@ BERT = Family(
         "mlp_bias": True,
         "embedding_norm": True,
     },
-    keys=(
-        Key("vocab_size", "vocab_size"),
-        Key("width", "hidden_size"),
-        Key("layers", "num_hidden_layers"),
-        Key("heads", "num_attention_heads"),
-        Key("mlp_width", "intermediate_size"),
-        Key("context", "max_position_embeddings", 512),
-        Key("token_types", "type_vocab_size", 2),
-        Key("norm_eps", "layer_norm_eps", 1e-12),
-        Key("activation", "hidden_act", "gelu"),
-        Key("tie_embeddings", "tie_word_embeddings", True),
-        Key("dropout", "hidden_dropout_prob", 0.1),
-        Key("attention_dropout", "attention_probs_dropout_prob", 0.1),
-        Key("head_dropout", "classifier_dropout", None),
-        Key("init_std", "initializer_range", 0.02),
-    ),
+    keys=KEYS,
     options=frozenset(),
     spec_defaults={
         "context": 512,
@@ -70,18 +91,7 @@ BERT = Family(
     },
     weights=weights(
         {
-            "embeddings.token": "bert.embeddings.word_embeddings",
-            "embeddings.position": "bert.embeddings.position_embeddings",
-            "embeddings.token_type": "bert.embeddings.token_type_embeddings",
-            "embeddings.norm": "bert.embeddings.LayerNorm",
-            "blocks.{i}.attention.query": "bert.encoder.layer.{i}.attention.self.query",
-            "blocks.{i}.attention.key": "bert.encoder.layer.{i}.attention.self.key",
-            "blocks.{i}.attention.value": "bert.encoder.layer.{i}.attention.self.value",
-            "blocks.{i}.attention.output": "bert.encoder.layer.{i}.attention.output.dense",
-            "blocks.{i}.attention_norm": "bert.encoder.layer.{i}.attention.output.LayerNorm",
-            "blocks.{i}.mlp.up": "bert.encoder.layer.{i}.intermediate.dense",
-            "blocks.{i}.mlp.down": "bert.encoder.layer.{i}.output.dense",
-            "blocks.{i}.mlp_norm": "bert.encoder.layer.{i}.output.LayerNorm",
+            **body("bert."),
             "head.transform": "cls.predictions.transform.dense",
             "head.norm": "cls.predictions.transform.LayerNorm",
             "head.projection.weight": "cls.predictions.decoder.weight",
