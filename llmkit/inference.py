@@ -14,6 +14,7 @@ from llmkit.config.base import nearest
 from llmkit.errors import ConfigError, ModelError
 from llmkit.model.generation import Generator
 from llmkit.model.load import load_model
+from llmkit.model.quantization.config import quantization_of
 from llmkit.model.sampling import Completion, Piece, Sampling
 from llmkit.model.transformer import Transformer
 from llmkit.store.gguf import SUFFIX, read_gguf
@@ -124,24 +125,32 @@ def model_directory(path_or_name: str, where: str = "") -> Path:
     raise ModelError(problem, where=where or path_or_name, hint="Name a model directory, a GGUF file or hf:owner/name.")
 
 
-def load(path_or_name: str, dtype: str | None = None, device: str | None = None) -> LoadedModel:
+def load(
+    path_or_name: str, dtype: str | None = None, device: str | None = None, quantize: str | None = None
+) -> LoadedModel:
     """Open a model with its tokenizer.
 
     Args:
         path_or_name: a model directory, a stage's directory, a GGUF file, or "hf:owner/name".
         dtype: "fp32", "bf16" or "fp16"; by default as stored, where quantized weights count as fp32.
         device: a torch device; by default CUDA where it is at hand, else the CPU.
+        quantize: "int8", "int4" (CPUs alone) or "nf4", to keep the weights of linear maps in 8 or 4 bits and the output
+            map in 8; the dtype is then bf16 by default.
 
     Raises:
-        ModelError: no model there, of an unknown architecture, or damaged.
+        ModelError: no model there, of an unknown architecture, or damaged; or one that cannot be quantized so.
         ArtifactError: no tokenizer beside it.
-        ConfigError: an unknown dtype.
+        ConfigError: an unknown dtype or quantization.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"`{dtype}` is no dtype.", hint=f"Choose among {', '.join(DTYPES)}.")
+    kind = None if quantize is None else quantization_of(quantize)
+    if kind is not None and dtype is None:
+        dtype = "bf16"
     directory = model_directory(path_or_name)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(directory, dtype=None if dtype is None else DTYPES[dtype], device=chosen)
+    number = None if dtype is None else DTYPES[dtype]
+    model = load_model(directory, dtype=number, device=chosen, quantize=kind)
     return LoadedModel(model, load_tokenizer(directory))
 
 

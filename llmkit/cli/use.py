@@ -24,6 +24,9 @@ TopPOption = Annotated[float, typer.Option(help="Draw from the fewest tokens tha
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends the answer. Repeatable.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the random draws.")]
 DtypeOption = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; as stored by default.")]
+QuantizeOption = Annotated[
+    str | None, typer.Option(help="Weights in fewer bits: int8, int4 (CPU) or nf4. The dtype is then bf16 by default.")
+]
 SystemOption = Annotated[str | None, typer.Option("--system", help="A system message.")]
 
 
@@ -43,6 +46,7 @@ def generate(
     samples: Annotated[int, typer.Option(min=1, help="Answers for each prompt.")] = 1,
     seed: SeedOption = 0,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with log-probabilities.")] = False,
 ) -> None:
     """Go on with texts, or answer messages."""
@@ -51,7 +55,7 @@ def generate(
         raise DataError("there is no prompt.", hint="Give one as an argument, by --file, or on standard input.")
     from llmkit.inference import load
 
-    loaded = load(model, dtype=dtype)
+    loaded = load(model, dtype=dtype, quantize=quantize)
     answers = loaded.generate(
         asked, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
         stop=tuple(stop or ()), seed=seed, n=samples,
@@ -119,6 +123,7 @@ def chat(
     top_p: TopPOption = 0.95,
     seed: SeedOption = 0,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
 ) -> None:
     """Talk with a model.
 
@@ -126,7 +131,7 @@ def chat(
     """
     from llmkit.inference import load
 
-    loaded = load(model, dtype=dtype)
+    loaded = load(model, dtype=dtype, quantize=quantize)
     first = [{"role": "system", "content": system}] if system else []
     messages = list(first)
     say("/new starts over, /quit leaves.")

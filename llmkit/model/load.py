@@ -19,6 +19,8 @@ from llmkit.model.families.base import Family, Transfer
 from llmkit.model.gguf.read import default_dtype, open_gguf
 from llmkit.model.initialization import initialize
 from llmkit.model.layout import stored_shapes, to_ours
+from llmkit.model.quantization.config import Quantization
+from llmkit.model.quantization.quantize import quantize_output, quantize_parameter
 from llmkit.model.rotary import Rotary
 from llmkit.model.tensors import StoredTensor
 from llmkit.model.transformer import Transformer
@@ -35,6 +37,8 @@ def load_model(
     labels: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    quantize: Quantization | None = None,
+    quantize_head: bool = True,
     seed: int = 0,
 ) -> Transformer:
     """Open a model directory or a GGUF file, in evaluation mode.
@@ -46,6 +50,8 @@ def load_model(
         labels: the classes of a classification head, where they are not the stored ones.
         dtype: of the weights; by default as stored.
         device: where to; by default the CPU.
+        quantize: keep the weights of linear maps in fewer bits, each from the moment that it is read.
+        quantize_head: with that, a language model's output map too; see `llmkit.model.quantization.quantize`.
         seed: of the parameters that the directory does not hold.
 
     Raises:
@@ -58,7 +64,16 @@ def load_model(
     else:
         stored = read_stored(path, head, None if labels is None else tuple(labels))
         tensors = list_tensors(path)
-    model = assemble(stored, tensors, where=str(path), dtype=dtype, device=device, seed=seed)
+    model = assemble(
+        stored,
+        tensors,
+        where=str(path),
+        dtype=dtype,
+        device=device,
+        quantize=quantize,
+        quantize_head=quantize_head,
+        seed=seed,
+    )
     model.generation_settings = stored.generation
     return model
 
@@ -70,6 +85,8 @@ def assemble(
     where: str,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    quantize: Quantization | None = None,
+    quantize_head: bool = True,
     seed: int = 0,
 ) -> Transformer:
     """The model of a checkpoint of any format, in evaluation mode.
@@ -81,7 +98,7 @@ def assemble(
         stored: what the model is.
         tensors: the checkpoint's, named as its family names them in a Hugging Face directory; emptied as they are read.
         where: the place of the checkpoint, for messages.
-        dtype, device, seed: as for `load_model`.
+        dtype, device, quantize, quantize_head, seed: as for `load_model`.
 
     Raises:
         ModelError: missing, extra or misshapen weights, or such of a type that holds no plain numbers.
@@ -105,7 +122,9 @@ def assemble(
         _fill(transfer, made, sources)
         for name, tensor in zip(transfer.ours, made, strict=True):
             _set_parameter(model, name, tensor)
-        del sources
+            if quantize is not None:
+                quantize_parameter(model, name, quantize)
+        del sources, made, tensor
         for name in transfer.theirs:
             tensors.pop(name, None)
     for name in sorted(new):
@@ -116,6 +135,8 @@ def assemble(
             module.reset(target)
     initialize(model, seed, new)
     model.new_parameters = tuple(sorted(new))
+    if quantize is not None and quantize_head:
+        quantize_output(model)
     return model.eval()
 
 

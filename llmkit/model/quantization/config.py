@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from llmkit.errors import ConfigError
+
 Quantization = Literal["int8", "int4", "nf4"]
 """How the weights of linear maps are kept, biases aside:
 
@@ -14,3 +16,11 @@ Quantization = Literal["int8", "int4", "nf4"]
 
 BITS: dict[Quantization, float] = {"int8": 8.0, "int4": 5.0, "nf4": 4.25}
 """Bits a weight in bfloat16 models, without int8's one scale a row."""
+
+
+def quantization_of(name: str) -> Quantization:
+    """The kind that a word names; raises ConfigError where it names none."""
+    for kind in BITS:
+        if kind == name:
+            return kind
+    raise ConfigError(f"`{name}` is no quantization.", hint=f"Choose among {', '.join(BITS)}.")

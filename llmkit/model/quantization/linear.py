@@ -25,7 +25,7 @@ class QuantizedLinear(Linear):
         # Not nn.Linear's own beginning, which would make room for a dense weight.
         nn.Module.__init__(self)
         self.out_features, self.in_features = outputs, inputs
-        self.bias = bias  # type: ignore[assignment]
+        self.register_parameter("bias", bias)
         self.adapter = None
 
     def multiply(self, x: Tensor) -> Tensor:

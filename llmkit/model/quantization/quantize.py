@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from torch import Tensor, nn
+from torch import nn
 
 from llmkit.model.layers import Linear
 from llmkit.model.quantization.config import Quantization
@@ -39,35 +37,36 @@ def quantize(model: Transformer, kind: Quantization, *, output: bool = True) -> 
     Raises:
         ModelError: int4 elsewhere than on a CPU; nf4 without bitsandbytes.
     """
-    for name in list(quantizable(model)):
+    for name in quantizable(model):
         quantize_linear(model, name, kind)
     if output:
         quantize_output(model)
     return model
 
 
-def quantizable(model: Transformer) -> Iterator[str]:
+def quantizable(model: Transformer) -> list[str]:
     """Names of the linear maps that `quantize` replaces, the output map apart."""
-    for name, module in model.named_modules():
-        inside = name.startswith("blocks.") and not name.endswith("router")
-        if inside and isinstance(module, Linear) and not isinstance(module, QuantizedLinear):
-            yield name
+    return [name for name, module in model.named_modules() if _is_quantizable(name, module)]
 
 
-def quantize_linear(model: Transformer, name: str, kind: Quantization, weight: Tensor | None = None) -> None:
-    """Replace one linear map by a quantized one, with the bias and the adapter that it has.
+def _is_quantizable(name: str, module: nn.Module) -> bool:
+    plain = isinstance(module, Linear) and not isinstance(module, QuantizedLinear)
+    return plain and name.startswith("blocks.") and not name.endswith("router")
 
-    Args:
-        model: holds the map.
-        name: of the map.
-        kind: of the new one.
-        weight: in place of the map's own, for a map that has no values yet.
-    """
+
+def quantize_parameter(model: Transformer, parameter: str, kind: Quantization) -> None:
+    """Replace the linear map whose weight a parameter is, if it is one of `quantizable`: at once, while loading."""
+    name, _, leaf = parameter.rpartition(".")
+    if leaf == "weight" and _is_quantizable(name, model.get_submodule(name)):
+        quantize_linear(model, name, kind)
+
+
+def quantize_linear(model: Transformer, name: str, kind: Quantization) -> None:
+    """Replace one linear map by a quantized one, with the bias and the adapter that it has."""
     parent, _, leaf = name.rpartition(".")
     linear = model.get_submodule(name)
     assert isinstance(linear, Linear)
-    dense = linear.weight if weight is None else weight
-    quantized = KINDS[kind](dense, linear.bias)
+    quantized = KINDS[kind](linear.weight, linear.bias)
     quantized.adapter = linear.adapter
     setattr(model.get_submodule(parent), leaf, quantized.train(linear.training))
 
