@@ -85,7 +85,8 @@ class Facts:
     - `tokenizer`: `vocab_size`, `algorithm`, `chat_template` (bool), `mask_token` (bool)
     - `tokens`: `vocab_size`, `splits`, `mask_token`, `chat_template`
     - `model`: `family`, `head` ("causal-lm", "masked-lm", "classification", "reward"), `causal` (bool), `context`,
-      `vocab_size`, `labels`, `chat_template`
+      `vocab_size`, `labels`, `chat_template`, `linears` (inputs and outputs of a block's linear maps by name)
+    - `adapter`: as `model`; a change of the model that it names, without that model's weights
     - `results`: none
     - `file`: `suffix`; a file or folder that is no artifact
     """

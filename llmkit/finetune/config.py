@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from llmkit.config.base import Facts, Finding, Input
-from llmkit.tokenizer.templates import check_template_name, template_inputs
+from llmkit.errors import ConfigError
+from llmkit.model.adapters.config import AdapterTraining
+from llmkit.tokenizer.templates import BUILT_IN, check_template_name, template_inputs
 from llmkit.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 
 Task = Literal["chat", "classification"]
@@ -45,6 +47,12 @@ class FinetuneConfig(TrainConfig):
     refused."""
     chat_template: str | None = None
     """Chat template in place of the tokenizer's own (chat only): "chatml", a file NAME.jinja, or jinja2 text."""
+    add_tokens: list[Annotated[str, Field(min_length=1)]] | None = None
+    """Special tokens that the tokenizer and the model get, as far as they lack them; by default those that a built-in
+    `chat_template` writes. New rows begin as the mean of the others (Hewitt 2021). Under an adapter the token embedding
+    (and an output projection of its own) is then trained in full and saved with it."""
+    adapter: AdapterTraining | None = None
+    """Train a low-rank adapter (LoRA, rsLoRA, DoRA) on the frozen model, in place of the whole model."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training examples; 3 where `steps` is not given either."""
     steps: int = Field(default=0, ge=0)
@@ -65,6 +73,10 @@ class FinetuneConfig(TrainConfig):
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """The model that went in, under the task's head."""
         given = dict(inputs["model"].properties)
+        if self.new_tokens():
+            # How many of them are new is known once the tokenizer is there.
+            given.pop("vocab_size", None)
+            given.pop("parameters", None)
         if self.task == "chat":
             given |= {"head": "causal-lm", "labels": []}
             if self.chat_template is not None:
@@ -75,7 +87,7 @@ class FinetuneConfig(TrainConfig):
             labels = inputs["data"].get("labels")
             if labels is not None:
                 given["labels"] = list(labels)
-        return Facts("model", given)
+        return Facts("adapter" if self.saves_adapter_alone else "model", given)
 
     def check(self, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
         """Whether model, data and settings fit together."""
@@ -89,10 +101,28 @@ class FinetuneConfig(TrainConfig):
         yield from self._check_data(inputs["data"])
         yield from check_template_name("chat_template", self.chat_template)
         yield from self._check_columns(inputs["data"])
+        yield from self._check_adapter(inputs["model"])
 
     def with_steps(self, steps: int) -> FinetuneConfig:
         """The same settings with the number of optimizer steps that `epochs` comes to."""
         return self.model_copy(update={"steps": steps})
+
+    def resolved(self, steps: int) -> FinetuneConfig:
+        """The same settings with the number of steps, and the precision that the adapter's base asks for."""
+        low = self.adapter is not None and self.adapter.base_dtype != "fp32"
+        precision = "bf16" if low and self.precision == "auto" else self.precision
+        return self.model_copy(update={"steps": steps, "precision": precision})
+
+    @property
+    def saves_adapter_alone(self) -> bool:
+        """Whether no model comes of the stage, but an adapter for the one that went in."""
+        return self.adapter is not None and not self.adapter.merge
+
+    def new_tokens(self) -> tuple[str, ...]:
+        """Special tokens that tokenizer and model are to have."""
+        if self.add_tokens is not None:
+            return tuple(self.add_tokens)
+        return BUILT_IN.get(self.chat_template or "", ())
 
     def steps_for(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole training."""
@@ -144,6 +174,25 @@ class FinetuneConfig(TrainConfig):
                 yield Finding(f"`{key}` has no meaning here: {reason}.", key=key, hint="Remove the key.")
         if self.task != "chat" and self._changed("chat_template"):
             yield Finding("only the task chat has a chat template.", key="chat_template", hint="Remove the key.")
+
+    def _check_adapter(self, model: Facts) -> Iterator[Finding]:
+        if self.adapter is None:
+            return
+        if self.precision == "fp32" and self.adapter.base_dtype == "bf16":
+            yield Finding(
+                "a base in bf16 computes in bf16, and `precision` is fp32.",
+                key="adapter.base_dtype",
+                hint="Remove one of the two keys.",
+            )
+        linears, layers = model.get("linears"), model.get("layers")
+        patterns = (*self.adapter.targets, *self.adapter.ranks, *self.adapter.alphas)
+        # Those of the head are not among the facts.
+        if linears is None or layers is None or any(pattern.startswith("head.") for pattern in patterns):
+            return
+        try:
+            self.adapter.parameter_count(linears, layers)
+        except ConfigError as error:
+            yield Finding(error.message, key="adapter", hint=error.hint)
 
     def _changed(self, key: str) -> Any:
         return getattr(self, key) != type(self).model_fields[key].default

@@ -54,9 +54,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training needs beside the model."""
+    """Everything that training needs beside the model.
+
+    Args:
+        tokenizer: of the trained model.
+        known_tokens: tokens that the model's own tokenizer has.
+        max_length: longest sequence in tokens.
+        labels: names of the classes (classification).
+        train, validation: the examples.
+    """
 
     tokenizer: Tokenizer
+    known_tokens: int
     max_length: int
     labels: tuple[str, ...]
     train: Sequences
@@ -70,13 +79,15 @@ def prepare(config: FinetuneConfig, context: Context) -> Prepared:
         DataError: a row is malformed or refused, or nothing is left to train on.
         ArtifactError: the model has no tokenizer, or one that does not fit it.
     """
-    tokenizer = open_tokenizer(config, context)
+    own = open_own_tokenizer(context)
+    tokenizer = trained_tokenizer(config, context, own)
     max_length = sequence_length(config, context.inputs["model"])
     train, validation = read_rows(config, context, "train"), read_rows(config, context, "validation")
     labels = choose_labels(train, context) if config.task == "classification" else ()
     say(f"{context.name}: encoding {len(train) + len(validation):,} examples")
     prepared = Prepared(
         tokenizer,
+        own.vocab_size,
         max_length,
         labels,
         train.encode(tokenizer, config, max_length, labels),
@@ -92,7 +103,16 @@ def prepare(config: FinetuneConfig, context: Context) -> Prepared:
 
 
 def open_tokenizer(config: FinetuneConfig, context: Context) -> Tokenizer:
-    """The model's tokenizer, with the chat template that the settings name, where they name one.
+    """The tokenizer of the model that is to be trained.
+
+    Raises:
+        ArtifactError: there is none, or it has more tokens than the model.
+    """
+    return trained_tokenizer(config, context, open_own_tokenizer(context))
+
+
+def open_own_tokenizer(context: Context) -> Tokenizer:
+    """The tokenizer that the model came with.
 
     Raises:
         ArtifactError: there is none, or it has more tokens than the model.
@@ -106,6 +126,14 @@ def open_tokenizer(config: FinetuneConfig, context: Context) -> Tokenizer:
             where=str(model.tokenizer_directory),
             hint="The tokenizer belongs to another model.",
         )
+    return tokenizer
+
+
+def trained_tokenizer(config: FinetuneConfig, context: Context, tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer with the tokens and the chat template that the settings name, where they name some."""
+    missing = tokenizer.missing_tokens(config.new_tokens())
+    if missing:
+        tokenizer = tokenizer.with_tokens(missing)
     if config.chat_template is None:
         return tokenizer
     file = context.inputs.get("chat_template")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import torch
 
 from llmkit.config.base import Facts, Finding
 from llmkit.console import say, warn
@@ -14,6 +10,7 @@ from llmkit.errors import ConfigError, DataError, LLMKitError
 from llmkit.finetune.batches import BucketedBatches, Indices, evaluation_indices
 from llmkit.finetune.config import FinetuneConfig
 from llmkit.finetune.encoding import Sequences
+from llmkit.finetune.model import ADAPTER, Saver, base_dtype, open_model
 from llmkit.finetune.objectives import (
     ChatBatch,
     ChatObjective,
@@ -34,9 +31,6 @@ from llmkit.finetune.prepare import (
     sequence_length,
 )
 from llmkit.model.facts import read_model_facts
-from llmkit.model.load import load_model
-from llmkit.model.save import save_model
-from llmkit.model.transformer import Transformer
 from llmkit.store.files import write_json_atomic
 from llmkit.store.stage import Context, Outcome, Plan
 from llmkit.tokenizer.tokenizer import Tokenizer
@@ -50,9 +44,14 @@ _PROBE = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content":
 
 
 def run(config: FinetuneConfig, context: Context) -> Outcome:
-    """Train on the examples; the model and its tokenizer go to `model/`, counts of the examples to `report.json`."""
+    """Train on the examples; the model and its tokenizer go to `model/`, counts of the examples to `report.json`.
+
+    Where an adapter is trained, it goes to `adapter/` and the model with the adapter merged to `model/`, or the adapter
+    alone to `model/`.
+    """
     prepared = prepare(config, context)
-    model = _open_model(config, context, prepared)
+    model = open_model(config, context, prepared)
+    saver = Saver(model, prepared.tokenizer, context.inputs["model"], base_dtype(config))
     pad_id = prepared.tokenizer.pad_id or 0
     objective = ChatObjective() if config.task == "chat" else ClassificationObjective()
 
@@ -66,7 +65,7 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
         micro_batch_size=config.micro_batch,
         seed=context.seed,
     )
-    resolved = config.with_steps(config.steps_for(source.steps_per_epoch))
+    resolved = config.resolved(config.steps_for(source.steps_per_epoch))
     for finding in TrainConfig.check(resolved, {}):
         raise ConfigError(finding.message, where=context.place(finding.key), hint=finding.hint)
     epochs = resolved.steps / source.steps_per_epoch
@@ -76,10 +75,6 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
     )
     validation = mean_loss(objective, lambda: (collate(prepared.validation, indices) for indices in held_out))
 
-    def save(path: Path) -> None:
-        save_model(model, path)
-        prepared.tokenizer.save(path)
-
     counts = prepared.train.counts
     result = train(
         model=model,
@@ -87,41 +82,26 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
         source=source,
         config=resolved,
         context=context,
-        save=save,
+        save=saver.checkpoint if config.saves_adapter_alone else saver.whole,
+        save_checkpoint=saver.checkpoint,
         validation=validation if held_out else None,
         flops_per_token=model.config.flops_per_token(max(1, counts.tokens // counts.kept)),
     )
-    facts = {
-        **read_model_facts(context.directory / "model"),
-        "chat_template": prepared.tokenizer.chat_template is not None,
-    }
+    if config.adapter is not None and config.adapter.merge:
+        saver.adapter(context.directory / ADAPTER)
     summary = {"examples": counts.kept, "dropped": counts.dropped(), "epochs": epochs, **result.summary}
-    return Outcome(["model/*"], Facts("model", facts), summary)
+    return Outcome(["model/*", f"{ADAPTER}/*"], _facts(config, context, prepared), summary)
+
+
+def _facts(config: FinetuneConfig, context: Context, prepared: Prepared) -> Facts:
+    alone = config.saves_adapter_alone
+    known = context.inputs["model"].facts.properties if alone else read_model_facts(context.directory / "model")
+    chats = prepared.tokenizer.chat_template is not None
+    return Facts("adapter" if alone else "model", {**known, "chat_template": chats})
 
 
 def _validation_batches(config: FinetuneConfig) -> int:
     return -(-config.evaluate_batches * config.batch_size // config.micro_batch)
-
-
-def _open_model(config: FinetuneConfig, context: Context, prepared: Prepared) -> Transformer:
-    """The model under the task's head, in float32, with the ids in its config that end a turn and pad."""
-    directory, tokenizer = context.inputs["model"].model_directory, prepared.tokenizer
-    if config.task == "chat":
-        model = load_model(directory, head="causal-lm", dtype=torch.float32, seed=context.seed)
-    else:
-        model = load_model(
-            directory, head="classification", labels=prepared.labels, dtype=torch.float32, seed=context.seed
-        )
-    if model.new_parameters:
-        say(f"{context.name}: new in this model: {', '.join(model.new_parameters)}")
-    settings: dict[str, Any] = {}
-    if model.config.pad_id is None:
-        settings["pad_id"] = tokenizer.pad_id
-    end = tokenizer.end_of_turn_id
-    if config.task == "chat" and end is not None:
-        settings["eos_ids"] = tuple(dict.fromkeys([end, *model.config.eos_ids]))
-    model.config = model.config.model_copy(update=settings)
-    return model
 
 
 def _report(prepared: Prepared, context: Context, steps: int, epochs: float) -> None:
@@ -241,10 +221,22 @@ def plan(config: FinetuneConfig, inputs: Mapping[str, Facts]) -> Plan:
     context = inputs["model"].get("context")
     if parameters is None:
         return Plan(notes=["the size of the model is not known before it is there"])
-    memory = {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": 8 * parameters}
+    trained, memory = parameters, {"weights": 4 * parameters}
+    if config.adapter is not None:
+        linears, layers = inputs["model"].get("linears"), inputs["model"].get("layers")
+        if linears is None or layers is None:
+            return Plan(notes=["the shape of the model is not known before it is there"])
+        trained = config.adapter.parameter_count(linears, layers)
+        memory = {
+            "frozen weights": config.adapter.base_bytes(parameters, linears, layers),
+            "adapter": 4 * trained,
+        }
+    memory |= {"gradients": 4 * trained, "optimizer": 8 * trained}
     longest = config.max_length or context
     if not config.steps or longest is None:
-        return Plan(parameters, memory_bytes=memory, notes=["the number of steps follows from the data"])
+        return Plan(trained, memory_bytes=memory, notes=["the number of steps follows from the data"])
     tokens = config.steps * config.batch_size * longest
     notes = ["tokens are reckoned as if every example were as long as it may be"]
-    return Plan(parameters, tokens, 6.0 * parameters * tokens, memory, notes)
+    # The backward pass makes gradients of what is trained alone, beside those of the activations.
+    flops = (4.0 * parameters + 2.0 * trained) * tokens
+    return Plan(trained, tokens, flops, memory, notes)

@@ -98,3 +98,18 @@ def flops_per_sequence(config: ModelConfig, length: int, *, backward: bool = Tru
     scores = 2 * queries * ((config.layers - local) * length + local * reach)
     forward = 2 * length * (config.layers * projections + mlp + scores) + _head_flops(config, length)
     return 3 * forward if backward else forward
+
+
+def block_linears(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the linear maps that every block has, by name within the block; experts have none."""
+    queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
+    found = {
+        "attention.query": (config.width, queries),
+        "attention.key": (config.width, keys),
+        "attention.value": (config.width, keys),
+        "attention.output": (queries, config.width),
+    }
+    if not config.experts:
+        found |= {"mlp.gate": (config.width, config.mlp_width)} if config.gated_mlp else {}
+        found |= {"mlp.up": (config.width, config.mlp_width), "mlp.down": (config.mlp_width, config.width)}
+    return found

@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 
 from llmkit.errors import ModelError
 from llmkit.model.config import LABELLED, Head, ModelConfig
+from llmkit.model.cost import block_linears
 from llmkit.model.families import family_of
 from llmkit.model.families.base import Family, read_labels
+from llmkit.model.sentences import read_embedding_settings
 
 GENERATION = "generation_config.json"
 _NOT_KEPT = ("pad_token_id", "bos_token_id", "eos_token_id", "transformers_version", "_from_model_config")
@@ -57,7 +59,10 @@ class Stored:
 
 
 def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ...] | None = None) -> Stored:
-    """Read config.json and, for a causal language model, generation_config.json, whose end-of-text tokens count.
+    """Read config.json and what the head has beside it.
+
+    That is generation_config.json for a causal language model, whose end-of-text tokens count, and for an embedding
+    model the files of sentence-transformers. A body alone is one where they are there.
 
     Args:
         directory: a Hugging Face model directory.
@@ -66,12 +71,16 @@ def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ..
 
     Raises:
         ModelError: config.json is missing, damaged, of an unknown architecture, or asks for what is not supported; or
-            generation_config.json is damaged.
+            one of the others is damaged.
     """
     where = str(directory / "config.json")
     settings = read_json(directory / "config.json")
     family = family_of(settings, where)
     stored_head = family.stored_head(settings, where)
+    embedding = read_embedding_settings(directory, read_json) if head in (None, "embedding") else None
+    if embedding is not None:
+        head = "embedding"
+        stored_head = stored_head or head
     stored_labels = read_labels(settings, where) if stored_head in LABELLED else ()
     wanted = head or stored_head
     if wanted is None:
@@ -86,6 +95,10 @@ def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ..
         )
     chosen = stored_labels if labels is None and wanted == stored_head else labels or ()
     config = family.read_config(settings, where, wanted, chosen)
+    if wanted == "embedding":
+        # Without a word on it: the mean, but the last token's where only that sees all.
+        pooling = {"pooling": "last" if config.causal else "mean"}
+        config = config.model_copy(update=pooling if embedding is None else embedding)
     if wanted != "causal-lm":
         return Stored(family, stored_head, stored_labels, config)
     generation, eos_ids = _read_generation(directory)
@@ -112,8 +125,8 @@ def read_model_facts(directory: str | Path) -> dict[str, Any]:
     """What can be known of a model without opening its weights.
 
     Returns:
-        family, head (None for a body alone), labels, causal, vocab_size, context, width, layers, pad_id, eos_ids, and
-        parameters (their number by the closed form).
+        family, head (None for a body alone), labels, causal, vocab_size, context, width, layers, linears (inputs and
+        outputs of a block's linear maps), pad_id, eos_ids, and parameters (their number by the closed form).
 
     Raises:
         ModelError: as for `read_stored`.
@@ -122,7 +135,8 @@ def read_model_facts(directory: str | Path) -> dict[str, Any]:
     settings = read_json(path / "config.json")
     family = family_of(settings, str(path / "config.json"))
     alone = family.stored_head(settings, str(path / "config.json")) is None
-    stored = read_stored(path, head=family.own_head() if alone else None)
+    named = not alone or read_embedding_settings(path, read_json) is not None
+    stored = read_stored(path, head=None if named else family.own_head())
     config = stored.config
     return {
         "family": config.family,
@@ -133,6 +147,7 @@ def read_model_facts(directory: str | Path) -> dict[str, Any]:
         "context": config.context,
         "width": config.width,
         "layers": config.layers,
+        "linears": {name: list(shape) for name, shape in block_linears(config).items()},
         "pad_id": config.pad_id,
         "eos_ids": list(config.eos_ids),
         "parameters": config.parameter_count(),

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from llmkit.config.base import Config, Facts, Finding, Input, differs
 from llmkit.model.config import ModelConfig
+from llmkit.model.cost import block_linears
 from llmkit.model.families import FAMILIES
 from llmkit.model.spec import ModelSpec
 from llmkit.train.config import OptimizerConfig, TrainConfig
@@ -109,6 +110,7 @@ class PretrainConfig(TrainConfig):
             "context": config.context,
             "width": config.width,
             "layers": config.layers,
+            "linears": {name: list(shape) for name, shape in block_linears(config).items()},
         }
         if vocab_size is not None:
             facts |= {"vocab_size": vocab_size, "parameters": config.parameter_count()}

@@ -1,4 +1,4 @@
-"""Where a chat template comes from: a built-in one by name, a file, or its text in the settings.."""
+"""Where a chat template comes from: a built-in one by name, a file, or its text in the settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from importlib import resources
 from pathlib import Path
 
 from llmkit.config.base import Finding, Input, nearest
+from llmkit.tokenizer.special import TURN_END, TURN_START
 
-BUILT_IN = ("chatml",)
+BUILT_IN = {"chatml": (TURN_START, TURN_END)}
+"""Names of the built-in templates, and the special tokens that each writes."""
 _FILE = ".jinja"
 
 

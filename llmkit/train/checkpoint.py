@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent.
 
     checkpoints/step-00000400/
-      model/            a Hugging Face directory, as the finished stage will have
+      model/            a Hugging Face directory, as the finished stage will have, or the adapter where one is trained
       trainer/          weights, optimizer and source state as safetensors, numbers as JSON
       manifest.json     every file with its sha256, written last
 

@@ -78,6 +78,7 @@ def train(
     config: TrainConfig,
     context: Context,
     save: Callable[[Path], None],
+    save_checkpoint: Callable[[Path], None] | None = None,
     validation: Validation | None = None,
     flops_per_token: float | None = None,
 ) -> TrainResult:
@@ -91,6 +92,7 @@ def train(
         config: settings.
         context: the stage; `checkpoints/`, `metrics.jsonl`, `engine.json` and `model/` go to its directory.
         save: writes the model as a Hugging Face directory to a path that does not exist yet; same weights, same bytes.
+        save_checkpoint: likewise for the `model/` of a checkpoint, such as the adapter alone; by default as `save`.
         validation: values by name ("loss", ...) of a model in evaluation mode, without gradients.
         flops_per_token: training FLOPs for each token that `LossOutput.tokens` counts, for the share of the device's
             matrix rate that is reported.
@@ -110,6 +112,7 @@ def train(
             config=config,
             context=context,
             save=save,
+            save_checkpoint=save_checkpoint or save,
             validation=validation,
             flops_per_token=flops_per_token,
             engine=engine,
@@ -136,13 +139,15 @@ class _Loop:
         config: TrainConfig,
         context: Context,
         save: Callable[[Path], None],
+        save_checkpoint: Callable[[Path], None],
         validation: Validation | None,
         flops_per_token: float | None,
         engine: Engine,
     ) -> None:
         self.model, self.objective, self.source = model, objective, source
         self.config, self.context, self.engine = config, context, engine
-        self.save_model, self.validation, self.flops_per_token = save, validation, flops_per_token
+        self.save_model, self.save_snapshot = save, save_checkpoint
+        self.validation, self.flops_per_token = validation, flops_per_token
         self.parameters = trainable_parameters(model)
         self.optimizers = build_optimizers(model, config.optimizer, engine.dtype)
         self.checkpoints = Checkpoints(context.directory / "checkpoints", config.keep_checkpoints)
@@ -327,7 +332,7 @@ class _Loop:
         source_tensors, source_values = split_state(self.source.state_dict())
         self.checkpoints.save(
             done,
-            self.save_model,
+            self.save_snapshot,
             {
                 "weights": weight_tensors(self.model),
                 "optimizer": optimizer_tensors(self.parameters, self.optimizers),

@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llmkit.errors import ArtifactError
+from llmkit.model.quantization.linear import QuantizedLinear
 from llmkit.train.contract import State
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def weight_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Trained parameters and persistent buffers by name, shared ones once; frozen parameters are left out."""
+    """Trained parameters and persistent buffers by name, shared ones once; frozen parameters are left out, as are the
+    codes and scales of quantized maps, which no training changes."""
     found: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    quantized = (module for module in model.modules() if isinstance(module, QuantizedLinear))
+    seen = {id(buffer) for module in quantized for buffer in module.buffers(recurse=False)}
     for name, tensor in model.state_dict(keep_vars=True).items():
         frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         if isinstance(tensor, Tensor) and not frozen and id(tensor) not in seen:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from llmkit.config.base import Config, nearest
 from llmkit.errors import ConfigError
+from llmkit.model.quantization.config import BITS, Quantization
 
 Kind = Literal["lora", "rslora", "dora", "rsdora"]
 Initialization = Literal["kaiming", "gaussian"]
@@ -99,6 +100,52 @@ class AdapterConfig(Config):
             if not any(matches(pattern, name) for name in inside):
                 raise no_match(pattern, linears, "linear map")
         return [name for name in inside if any(matches(pattern, name) for pattern in self.targets)]
+
+
+BaseDtype = Literal["fp32", "bf16", "int8", "nf4"]
+_QUANTIZATIONS: dict[BaseDtype, Quantization] = {"int8": "int8", "nf4": "nf4"}
+
+
+class AdapterTraining(AdapterConfig):
+    """An adapter that a stage trains in place of the whole model."""
+
+    base_dtype: BaseDtype = "fp32"
+    """How the frozen weights are kept: bf16 takes half of fp32's memory, int8 a quarter, nf4 an eighth (QLoRA, Dettmers
+    et al. 2023; needs the extra `quantization`). But for fp32, training computes in bf16 unless `precision` says
+    otherwise, and the merged model is saved in bf16."""
+    merge: bool = True
+    """Save the model with the adapter merged into it (`model/`) beside the adapter (`adapter/`), so that every later
+    stage and other tool opens it. Without, there is the adapter alone, which `llmkit generate` and `chat` open."""
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the linear maps of the frozen blocks are quantized, if they are."""
+        return _QUANTIZATIONS.get(self.base_dtype)
+
+    def parameter_count(self, linears: Mapping[str, Sequence[int]], layers: int) -> int:
+        """Parameters of the adapter itself.
+
+        Args:
+            linears: inputs and outputs of a block's linear maps, by name within the block.
+            layers: number of blocks.
+
+        Raises:
+            ConfigError: as for `select`.
+        """
+        shapes = {f"blocks.{layer}.{name}": shape for layer in range(layers) for name, shape in linears.items()}
+        total = 0
+        for name in self.select(list(shapes), layers):
+            inputs, outputs = shapes[name]
+            total += self.rank_of(name) * (inputs + outputs) + (outputs if self.learns_magnitude else 0)
+        return total
+
+    def base_bytes(self, parameters: int, linears: Mapping[str, Sequence[int]], layers: int) -> int:
+        """Bytes of the frozen weights; what is in no linear map of a block is not quantized."""
+        kind = self.quantization
+        if kind is None:
+            return parameters * (4 if self.base_dtype == "fp32" else 2)
+        inside = layers * sum(inputs * outputs for inputs, outputs in linears.values())
+        return int(inside * BITS[kind] / 8) + 2 * (parameters - inside)
 
 
 def matches(pattern: str, name: str) -> bool:
