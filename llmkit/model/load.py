@@ -172,6 +172,9 @@ def _fill(transfer: Transfer, made: Sequence[Tensor], sources: Sequence[StoredTe
 
 def _set_prefix(tensors: dict[str, StoredTensor], stored: Stored) -> None:
     """Name tensors as in a checkpoint of the family's own head; others may have another prefix, bodies alone none."""
+    for old, new in stored.family.renamed.items():
+        for name in [name for name in tensors if name.startswith(old)]:
+            tensors[new + name.removeprefix(old)] = tensors.pop(name)
     own, present = stored.family.prefix, stored.family.stored_prefix(stored.head)
     if any(name.startswith(own) for name in tensors):
         return

@@ -18,7 +18,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     family: Annotated[str, _FAMILY_SCHEMA] = Field(
-        description="llama and gpt2 are decoders that write text; bert is an encoder that reads it."
+        description="Decoders, such as llama, gemma3_text or gpt2, write text; encoders, such as bert, read it."
     )
     layers: int = Field(ge=1, le=1000, description="Number of transformer blocks.")
     width: int = Field(ge=1, le=1_000_000, description="Features of each token's representation.")
@@ -29,23 +29,44 @@ class ModelSpec(BaseModel):
         description="Attention heads; by default as many as make them 64 wide, or 32.",
     )
     kv_heads: int | None = Field(
-        None, ge=1, description="Key/value heads shared by groups of heads (llama); by default as many as heads."
+        None, ge=1, description="Key/value heads shared by groups of heads; by default as many as heads."
     )
     head_width: int | None = Field(
-        None, ge=1, validate_default=True, description="Features of one head (llama); by default width / heads."
+        None, ge=1, validate_default=True, description="Features of one head; by default width / heads."
     )
     mlp_width: int | None = Field(
         None,
         ge=1,
-        description="Inner width of each MLP; by default 4 x width, or 8/3 x width for llama's three matrices.",
+        description="Inner width of each MLP; by default 4 x width, or 8/3 x width where they have three matrices.",
     )
     context: int | None = Field(
-        None, ge=1, description="Longest sequence in tokens; by default llama 2048, gpt2 1024, bert 512."
+        None, ge=1, description="Longest sequence in tokens; by default 2048 for most decoders, gpt2 1024, bert 512."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of activations dropped in training.")
     tie_embeddings: bool = Field(True, description="Use the token embedding as output projection too.")
     rope_theta: float | None = Field(
-        None, gt=0, description="Base of the rotary wavelengths (llama); by default 10000."
+        None, gt=0, description="Base of the rotary wavelengths; by default that of the family's published models."
+    )
+    window: int | None = Field(
+        None, ge=1, description="Tokens that local layers see, in families that have such; by default the family's."
+    )
+    experts: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Routed MLPs in each layer, in families that have such; by default mixtral 8, others 32.",
+    )
+    experts_per_token: int | None = Field(
+        None,
+        ge=1,
+        validate_default=True,
+        description="How many of them each token goes through; by default mixtral 2, others 4.",
+    )
+    expert_width: int | None = Field(
+        None, ge=1, description="Inner width of each of them; mixtral's and gpt_oss's layers have no other MLPs."
+    )
+    router_loss_weight: float | None = Field(
+        None, ge=0, description="Weight of the loss that keeps the use of experts even, in training; by default 0.01."
     )
     init_std: float = Field(0.02, gt=0, le=1, description="Standard deviation of the initial weights.")
 
@@ -94,13 +115,42 @@ class ModelSpec(BaseModel):
             raise ValueError(f"family {family.name} rotates pairs of features: a head width of {actual} is odd")
         return head_width
 
-    @field_validator("kv_heads", "head_width", "rope_theta")
+    @field_validator(
+        "kv_heads",
+        "head_width",
+        "rope_theta",
+        "window",
+        "experts",
+        "experts_per_token",
+        "expert_width",
+        "router_loss_weight",
+    )
     @classmethod
     def _applies_to_family(cls, value: Any, info: ValidationInfo) -> Any:
         family = FAMILIES.get(info.data.get("family", ""))
         if value is not None and family is not None and info.field_name not in family.options:
             raise ValueError(f"family {family.name} has no {info.field_name}; remove it")
         return value
+
+    @field_validator("mlp_width")
+    @classmethod
+    def _has_dense_layers(cls, mlp_width: int | None, info: ValidationInfo) -> int | None:
+        family = FAMILIES.get(info.data.get("family", ""))
+        if mlp_width is not None and family is not None and "mlp_width" not in family.spec_defaults:
+            raise ValueError(f"family {family.name} has no mlp_width; the width of its MLPs is expert_width")
+        return mlp_width
+
+    @field_validator("experts_per_token")
+    @classmethod
+    def _enough_experts(cls, experts_per_token: int | None, info: ValidationInfo) -> int | None:
+        family = FAMILIES.get(info.data.get("family", ""))
+        if family is None or "experts" not in family.options:
+            return experts_per_token
+        experts = info.data.get("experts") or family.spec_defaults["experts"]
+        chosen = experts_per_token or family.spec_defaults["experts_per_token"]
+        if chosen > experts:  # type: ignore[operator]
+            raise ValueError(f"a token cannot go through {chosen} of {experts} experts")
+        return experts_per_token
 
     def resolve(
         self,
@@ -136,6 +186,7 @@ class ModelSpec(BaseModel):
             "head_width": self.head_width or self.width // heads,
             "tie_embeddings": self.tie_embeddings,
             "rope_theta": self.rope_theta or 10000.0,
+            "window": self.window,
             "embedding_dropout": self.dropout,
             "dropout": self.dropout,
             "attention_dropout": self.dropout,

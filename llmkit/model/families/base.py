@@ -7,7 +7,7 @@ transformer does not offer (those are refused, never ignored).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,7 +121,6 @@ class Family:
         ignored: patterns of tensors in checkpoints that carry no weight of the model.
         renamed: what tensors' names begin with in some checkpoints, and what they begin with in the table of weights.
         section: the key of config.json under which the settings stand, where they do not stand at its top.
-        local_layers: which layers of a new model have a window, given their number.
         read: completes ModelConfig values from config.json where `keys` do not suffice.
         write: completes config.json from the ModelConfig likewise.
         complete: completes ModelConfig values of a new model where `parts` and `spec_defaults` do not suffice.
@@ -142,7 +141,6 @@ class Family:
     ignored: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     section: str | None = None
-    local_layers: Callable[[int], Iterable[int]] = lambda layers: ()
     read: Callable[[Mapping[str, Any], dict[str, Any]], None] | None = None
     write: Callable[[ModelConfig, dict[str, Any]], None] | None = None
     complete: Callable[[dict[str, Any]], None] | None = None
