@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llmkit.model.adapters.lora import LowRank
 from llmkit.model.layers import Linear
+from llmkit.model.quantization.int8 import Int8Embedding
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,13 @@ def plain_weights(model: nn.Module) -> dict[str, PlainWeight]:
     for path, module in model.named_modules():
         if isinstance(module, LowRank):
             continue
+        if isinstance(module, Int8Embedding):
+            # One tensor with the output map, which comes later, as a dense embedding would be.
+            shape = (module.num_embeddings, module.embedding_dim)
+            found[f"{path}.weight"] = PlainWeight(shape, module.dtype, partial(dense_weight, module.output))
+            seen.add(id(module.output))
         changed = isinstance(module, Linear) and (type(module) is not Linear or module.adapter is not None)
-        if changed:
+        if changed and id(module) not in seen:
             assert isinstance(module, Linear)
             shape = (module.out_features, module.in_features)
             found[f"{path}.weight"] = PlainWeight(shape, _dtype(module), partial(dense_weight, module))

@@ -64,22 +64,27 @@ class Int8Embedding(Embedding):
         # Not nn.Embedding's own beginning, which would make room for a dense weight.
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim, self.padding_idx = output.out_features, output.in_features, None
+        # In a tuple, which hides it from the walks over submodules.
         self._output = (output,)
+
+    @property
+    def output(self) -> Int8Linear:
+        """The output map, whose rows these are."""
+        return self._output[0]
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the vectors."""
-        return self._output[0].scale.dtype
+        return self.output.scale.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the rows are."""
-        return self._output[0].scale.device
+        return self.output.scale.device
 
     def forward(self, ids: Tensor) -> Tensor:
         """Integer [...] to [..., width]."""
-        output = self._output[0]
-        return F.embedding(ids, output.codes).to(self.dtype) * F.embedding(ids, output.scale[:, None])
+        return F.embedding(ids, self.output.codes).to(self.dtype) * F.embedding(ids, self.output.scale[:, None])
 
     def extra_repr(self) -> str:
         """Shape, for printing."""
