@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,14 +14,20 @@ from llmkit.errors import ModelError
 from llmkit.model.config import Head, ModelConfig
 from llmkit.model.facts import Stored
 from llmkit.model.families import FAMILIES
-from llmkit.model.families.base import ACTIVATIONS, REQUIRED, Family
-from llmkit.model.gguf.architectures import ARCHITECTURES, EPSILON, ROTATED, SETTINGS, Architecture, Values
+from llmkit.model.families.base import REQUIRED, Family
+from llmkit.model.gguf.architectures import ARCHITECTURES, EPSILON, PATTERN, ROTATED, SETTINGS, Architecture, Values
 from llmkit.store.gguf import GGUFFile
 
 IDS = {
     "pad_id": "tokenizer.ggml.padding_token_id",
     "bos_id": "tokenizer.ggml.bos_token_id",
     "eos_ids": "tokenizer.ggml.eos_token_id",
+}
+_BIASES = {
+    "qkv_bias": ("attn_q", "attn_qkv"),
+    "output_bias": ("attn_output",),
+    "mlp_bias": ("ffn_down",),
+    "expert_bias": ("ffn_down_exps",),
 }
 LLAMA3 = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192), (4.0, 1.0, 4.0, 8192))
 """Settings (factor, low, high, original context) of published models with Llama 3's scaling of frequencies."""
@@ -63,14 +70,16 @@ def stored_of_gguf(
     wanted: Head = head or "causal-lm"
     if wanted not in family.architectures:
         raise ModelError(f"a {family.name} model cannot carry a {wanted} head.", where=where)
-    values = _values(file, architecture, family, factors) | {"head": wanted, "labels": tuple(labels or ())}
     try:
+        values = _values(file, architecture, family, factors) | {"head": wanted, "labels": tuple(labels or ())}
         config = ModelConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise ModelError(f"{name}: {message}." if name else f"{message}.", where=where) from None
+    except ValueError as error:
+        raise ModelError(f"{error}.", where=where) from None
     _hold_to_weights(file, config)
     return Stored(named_as(family, architecture), "causal-lm", (), config)
 
@@ -90,16 +99,13 @@ def _values(
     file: GGUFFile, architecture: Architecture, family: Family, factors: Mapping[str, Sequence[float]]
 ) -> Values:
     prefix, where = file.architecture, str(file.path)
-    values: Values = {
-        key.ours: ACTIVATIONS.get(key.default, key.default) if key.ours == "activation" else key.default
-        for key in family.keys
-        if key.default is not REQUIRED and key.default is not None
-    }
-    values |= {"family": family.name, **family.parts}
+    # What a file has no key for (dropout, initialization) is what config.json leaves out.
+    defaults = {key.ours: key.default for key in family.keys if key.default is not REQUIRED}
+    values: Values = {name: value for name, value in defaults.items() if value is not None and name not in SETTINGS}
+    values |= {"family": family.name, **family.parts, "activation": architecture.activation}
     # These are read off the weights: what a family's config.json may leave open, a file settles by having them.
-    for name, tensor in (("qkv_bias", "attn_q"), ("output_bias", "attn_output"), ("mlp_bias", "ffn_down")):
-        biases = [f"blk.0.{tensor}.bias", *(["blk.0.attn_qkv.bias"] if tensor == "attn_q" else [])]
-        values[name] = any(bias in file.tensors for bias in biases)
+    for name, names in _BIASES.items():
+        values[name] = any(f"blk.0.{tensor}.bias" in file.tensors for tensor in names)
     values["tie_embeddings"] = "output.weight" not in file.tensors
     embeddings = file.tensors.get("token_embd.weight")
     if embeddings is None:
@@ -107,19 +113,28 @@ def _values(
     values["vocab_size"] = embeddings.shape[0]
     for ours, (key, kind) in SETTINGS.items():
         value = _number(file, f"{prefix}.{key}", kind)
-        if value is not None:
+        # Zero switches these off.
+        if value is not None and (value or ours not in ("window", "experts", "score_softcap", "logit_softcap")):
             values[ours] = value
     values["norm_eps"] = file.get(f"{prefix}.{EPSILON[values['norm']]}", float)
+    if values.get("experts"):
+        values.setdefault("mlp_width", values.get("expert_width"))
     for name in ("context", "width", "layers", "heads", "mlp_width"):
-        if name not in values or values[name] < 1:
-            file.get(f"{prefix}.{SETTINGS[name][0]}", int)
+        if values.get(name) is None:
+            raise ModelError(f"the metadata lacks {prefix}.{SETTINGS[name][0]}.", where=where)
+        if values[name] < 1:
             raise ModelError(f"{prefix}.{SETTINGS[name][0]} must be above zero.", where=where)
+    if values["layers"] > len(file.tensors):
+        raise ModelError(f"{values['layers']} layers are announced, but only {len(file.tensors)} tensors.", where=where)
     _heads(file, values)
     _positions(file, values, factors)
     for ours, key in IDS.items():
         index = file.get(key, int, None)
         known = index is not None and 0 <= index < values["vocab_size"]
         values[ours] = ((index,) if known else ()) if ours == "eos_ids" else (index if known else None)
+    pattern = file.metadata.get(f"{prefix}.{PATTERN}")
+    if architecture.windowed and pattern is not None:
+        values[PATTERN] = pattern
     if architecture.complete is not None:
         architecture.complete(values)
     return values
@@ -164,7 +179,9 @@ def _positions(file: GGUFFile, values: Values, factors: Mapping[str, Sequence[fl
             "kind": "longrope",
             "original_context": original,
             "factor": max(values["context"] / original, 1.0),
-            "attention_factor": file.get(f"{prefix}.scaling.attn_factor", float, None),
+            "attention_factor": _unless_default(
+                file.get(f"{prefix}.scaling.attn_factor", float, None), values["context"], original
+            ),
             "short_factors": tuple(factors["rope_factors_short.weight"]),
             "long_factors": tuple(factors["rope_factors_long.weight"]),
         }
@@ -172,10 +189,27 @@ def _positions(file: GGUFFile, values: Values, factors: Mapping[str, Sequence[fl
         values["rope_scaling"] = {
             "kind": kind,
             "factor": file.get(f"{prefix}.scaling.factor", float),
-            **({"original_context": original} if kind == "yarn" else {}),
         }
+        if kind == "yarn":
+            values["rope_scaling"] |= {
+                "original_context": original,
+                "beta_fast": file.get(f"{prefix}.scaling.yarn_beta_fast", float, 32.0),
+                "beta_slow": file.get(f"{prefix}.scaling.yarn_beta_slow", float, 1.0),
+            }
     elif kind != "none":
         raise ModelError(f"rotary scaling {kind!r} is not supported.", where=str(file.path))
+
+
+def longrope_attention_factor(context: int, original: int) -> float:
+    """What LongRoPE multiplies cosines and sines by (Ding et al. 2024), where a config names no other number."""
+    factor = max(context / original, 1.0)
+    return math.sqrt(1 + math.log(factor) / math.log(original)) if original > 1 else 1.0
+
+
+def _unless_default(named: float | None, context: int, original: int) -> float | None:
+    if named is None or math.isclose(named, longrope_attention_factor(context, original), rel_tol=1e-5):
+        return None
+    return named
 
 
 def _of_divisors(divisors: Sequence[float], values: Values, rotated: int, original: int) -> dict[str, Any]:
@@ -201,7 +235,7 @@ def llama3_divisors(theta: float, rotated: int, factor: float, low: float, high:
     """By how much Llama 3's scaling divides each frequency (Grattafiori et al. 2024), as files hold them."""
     divisors = []
     for feature in range(0, rotated, 2):
-        turns = original / (2 * 3.141592653589793) / theta ** (feature / rotated)
+        turns = original / (2 * math.pi) / theta ** (feature / rotated)
         share = min(max((turns - low) / (high - low), 0.0), 1.0)
         divisors.append(1 / ((1 - share) / factor + share))
     return divisors
@@ -209,10 +243,6 @@ def llama3_divisors(theta: float, rotated: int, factor: float, low: float, high:
 
 def _hold_to_weights(file: GGUFFile, config: ModelConfig) -> None:
     """Refuse sizes that the weights do not have before anything of that size is made."""
-    if config.layers > len(file.tensors):
-        raise ModelError(
-            f"{config.layers} layers are announced, but only {len(file.tensors)} tensors stored.", where=str(file.path)
-        )
     largest = max(max(entry.shape) for entry in file.tensors.values())
     widest = max(config.width, config.mlp_width, config.heads * config.head_width, config.expert_width)
     if widest > largest:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from llmkit.errors import ModelError
-from llmkit.model.config import ModelConfig
+from llmkit.model.config import ModelConfig, RopeScaling
 from llmkit.model.families import FAMILIES
 from llmkit.model.gguf.architectures import EPSILON, ROTATED, SETTINGS, Architecture, architecture_of
 from llmkit.model.gguf.read import permuted_rows, rotated
-from llmkit.model.gguf.settings import llama3_divisors, named_as
+from llmkit.model.gguf.settings import llama3_divisors, longrope_attention_factor, named_as, stored_of_gguf
 from llmkit.model.save import lay_out
 from llmkit.model.tensors import StoredTensor
 from llmkit.model.transformer import Transformer
 from llmkit.store.files import sync_directory, sync_file
+from llmkit.store.gguf import GGUFFile, TensorEntry
 
 Kind = Literal["f32", "f16", "bf16", "q8_0"]
 KINDS: tuple[Kind, ...] = ("f32", "f16", "bf16", "q8_0")
@@ -30,6 +32,13 @@ _FILE_TYPES: Mapping[Kind, int] = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 _BLOCK = 32
 _ALWAYS_F32 = ("_norm.weight", ".bias", "ffn_gate_inp.weight", "position_embd.weight", "attn_sinks.weight")
 """Endings of tensors that llama.cpp adds or multiplies with, and so wants in full."""
+
+_WITHOUT_EFFECT = frozenset(
+    {"family", "pad_id", "bos_id", "eos_ids", "dropout", "embedding_dropout", "attention_dropout", "head_dropout",
+     "init_std", "scaled_residual_init", "router_loss_weight", "transform_bias", "pooling", "pooler",
+     "normalize_embedding"}
+)  # fmt: skip
+"""Settings that change nothing of what a causal language model of these architectures computes."""
 
 Encoded = np.ndarray[Any, np.dtype[Any]]
 
@@ -66,6 +75,7 @@ def write_gguf(
         **tokenizer,
     }
     tensors = [*_factors(config), *_tensors(model, architecture)]
+    _check_expressible(config, architecture, metadata, tensors, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     try:
@@ -97,7 +107,7 @@ def settings(config: ModelConfig, architecture: Architecture) -> dict[str, Any]:
         del values["rope_theta"]
     if not config.experts:
         del values["experts"], values["experts_per_token"], values["expert_width"]
-    if not config.local_layers:
+    if not architecture.windowed:
         del values["window"]
     if not config.parallel_residual and prefix != "gptneox":
         del values["parallel_residual"]
@@ -116,29 +126,68 @@ def settings(config: ModelConfig, architecture: Architecture) -> dict[str, Any]:
         if scaling.kind != "linear":
             found[f"{prefix}.rope.scaling.original_context_length"] = scaling.original_context
         if scaling.kind == "longrope":
-            own = math.sqrt(1 + math.log(max(scaling.factor, 1.0)) / math.log(scaling.original_context))
+            own = longrope_attention_factor(config.context, scaling.original_context)
             found[f"{prefix}.rope.scaling.attn_factor"] = scaling.attention_factor or own
+        elif scaling.kind == "yarn":
+            found[f"{prefix}.rope.scaling.yarn_beta_fast"] = scaling.beta_fast
+            found[f"{prefix}.rope.scaling.yarn_beta_slow"] = scaling.beta_slow
     return found
 
 
 def _architecture(config: ModelConfig, where: str) -> Architecture:
-    """The architecture that computes what the config says; refuses what none does."""
-    architecture = architecture_of(config)
+    """The architecture that models of the config's family are written as; refuses what it does not know."""
+    architecture = architecture_of(config.family)
     if architecture is None or config.head != "causal-lm":
-        what = f"family {config.family}" if architecture is None else f"a {config.head} head"
-        raise ModelError(f"GGUF files are not written of models with {what}.", where=where)
-    problem = None if architecture.refuse is None else architecture.refuse(config)
-    scaling = config.rope_scaling
-    if scaling is not None:
-        plain_yarn = (scaling.beta_fast, scaling.beta_slow, scaling.truncate, scaling.attention_factor) == (
-            32.0, 1.0, True, None,
-        )  # fmt: skip
-        fits = {"linear": True, "llama3": True, "yarn": plain_yarn, "longrope": architecture.name == "phi3"}
-        if not fits.get(scaling.kind, False):
-            problem = f"this rotary scaling ({scaling.kind})"
-    if problem is not None:
-        raise ModelError(f"llama.cpp's {architecture.name} has no {problem}.", where=where)
+        what = f"of the family {config.family}" if architecture is None else f"with a {config.head} head"
+        raise ModelError(f"GGUF files are not written of models {what}.", where=where)
     return architecture
+
+
+def _check_expressible(
+    config: ModelConfig,
+    architecture: Architecture,
+    metadata: Mapping[str, Any],
+    tensors: Sequence[StoredTensor],
+    path: Path,
+) -> None:
+    """Refuse a config of which the file would say something else: it must be read back as what it was.
+
+    A window that no sequence reaches is no window. What the file says and llmkit understands, but llama.cpp does not
+    compute, is refused too.
+    """
+    entries = {tensor.name: TensorEntry(tensor.name, tensor.shape, "F32", 0, 0) for tensor in tensors}
+    factors = {tensor.name: tensor.read().tolist() for tensor in tensors if tensor.name.startswith("rope_")}
+    read = stored_of_gguf(GGUFFile(path, metadata, entries), factors).config
+    expected = config
+    if not architecture.windowed and config.window is not None and config.window >= config.context:
+        expected = config.model_copy(update={"window": None, "local_layers": ()})
+    for name, value in architecture.fixed.items():
+        if getattr(config, name) != value:
+            problem = f"llama.cpp's {architecture.name} is always {'with' if value else 'without'} {name}."
+            raise ModelError(problem, where=str(path))
+    for name in type(config).model_fields:
+        ours, theirs = getattr(expected, name), getattr(read, name)
+        if name not in _WITHOUT_EFFECT and not _same(ours, theirs) and not (name == "rope_scaling" and _divided(ours)):
+            raise ModelError(
+                f"llama.cpp's {architecture.name} has no {name} of {str(ours)[:60]}, only {str(theirs)[:60]}.",
+                where=str(path),
+            )
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Whether two settings are equal but for the rounding of numbers to fp32."""
+    if isinstance(ours, BaseModel) and isinstance(theirs, BaseModel):
+        return all(_same(getattr(ours, name), getattr(theirs, name)) for name in type(ours).model_fields)
+    if isinstance(ours, tuple) and isinstance(theirs, tuple):
+        return len(ours) == len(theirs) and all(map(_same, ours, theirs))
+    if isinstance(ours, float) and isinstance(theirs, int | float):
+        return math.isclose(ours, theirs, rel_tol=1e-6)
+    return bool(ours == theirs)
+
+
+def _divided(scaling: RopeScaling | None) -> bool:
+    """Whether a scaling is written as the divisors that it makes, which say all of it."""
+    return scaling is not None and scaling.kind == "llama3"
 
 
 def _tensors(model: Transformer, architecture: Architecture) -> Iterator[StoredTensor]:
