@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmkit.model.cache import Decode, KVCache, Prefill, cache_dtype
+from llmkit.model.cache import Decode, KVCache, Prefill
 from llmkit.model.draw import Drawn, draw_rows, uniforms
 from llmkit.model.fused import FusedModel
 from llmkit.model.sampling import Completion, FinishReason, Sampling
@@ -65,8 +65,7 @@ class Batch:
         self.slots = min(max_batch, len(requests))
         capacity = max((len(request.prompt) + request.limit for request in requests), default=0)
         most = max((request.limit for request in requests), default=0)
-        dtype = cache_dtype(fused.precision.dtype, self.device)
-        self.cache = KVCache(config, self.slots, capacity, dtype, self.device)
+        self.cache = KVCache(config, self.slots, capacity, fused.precision.dtype, self.device)
         self.lengths = torch.zeros(self.slots, dtype=torch.int64)
         self.produced = torch.zeros(self.slots, dtype=torch.int64)
         self.limits = torch.zeros(self.slots, dtype=torch.int64)

@@ -20,11 +20,6 @@ from llmkit.model.config import ModelConfig
 _STEP = 64
 
 
-def cache_dtype(compute: torch.dtype, device: torch.device) -> torch.dtype:
-    """What keys and values are kept in: on a CPU fp32, whose small products are the fastest there at every span."""
-    return torch.float32 if device.type == "cpu" else compute
-
-
 def _rounded(places: int) -> int:
     return -(-places // _STEP) * _STEP
 
@@ -147,10 +142,16 @@ class Decode:
         cache: where to read and write.
         positions: int64 [B], each row's position: the number of its tokens already in the cache.
         longest: the largest of them.
+
+    Attributes:
+        dtype: in which attention is computed.
     """
 
     def __init__(self, cache: KVCache, positions: Tensor, longest: int) -> None:
         self.cache, self.positions = cache, positions
+        # On a CPU small products in fp32 are the fastest at every span, and the cast costs less than it saves: what is
+        # read from memory stays half as wide.
+        self.dtype = torch.float32 if positions.device.type == "cpu" else cache.dtype
         self.everything = self._reach(cache.places, min(_rounded(longest + 1), cache.places), None)
         self.local = self.everything
         if cache.local:
@@ -164,7 +165,7 @@ class Decode:
         # The position that each place holds once the new token is in; below zero where none was written.
         held = at - (at - columns) % places
         seen = held >= 0 if window is None else (held >= 0) & (held > at - window)
-        mask = torch.zeros(seen.shape, dtype=self.cache.dtype, device=device).masked_fill_(~seen, -torch.inf)
+        mask = torch.zeros(seen.shape, dtype=self.dtype, device=device).masked_fill_(~seen, -torch.inf)
         mask = mask[:, None, None, :].expand(-1, kv_heads, -1, -1).reshape(-1, 1, span)
         heads = torch.arange(2 * kv_heads, device=device)
         tables = (heads // kv_heads) * slots * kv_heads + heads % kv_heads
@@ -172,14 +173,14 @@ class Decode:
         return _Reach((rows * places + at % places).flatten(), span, mask)
 
     def extend(self, layer: int, entries_B2KD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Store a layer's new keys and values, [B, 2 K, D], keys first.
+        """Store a layer's new keys and values, [B, 2 K, D], keys first, in the cache's precision.
 
         Returns:
-            Keys and values to attend to, [B x K, S, D], and the mask to add to their scores.
+            Keys and values to attend to, [B x K, S, D], and the mask to add to their scores, all in `dtype`.
         """
         stored = self.cache.layers[layer]
         reach = self.local if layer in self.cache.local else self.everything
         width = stored.shape[-1]
         stored.view(-1, width).index_copy_(0, reach.index, entries_B2KD.reshape(-1, width))
-        seen = stored.view(2, -1, *stored.shape[3:])[:, : len(reach.mask), : reach.span]
+        seen = stored.view(2, -1, *stored.shape[3:])[:, : len(reach.mask), : reach.span].to(self.dtype)
         return seen[0], seen[1], reach.mask

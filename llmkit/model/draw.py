@@ -52,7 +52,8 @@ def draw_rows(
     for listed in groups.values():
         rows = torch.tensor(listed, device=logits_BV.device)
         history = None if history_BS is None else history_BS[rows]
-        for whole, part in zip(made, draw(logits_BV[rows], uniforms_B[rows], samplings[listed[0]], history)):
+        drawn = draw(logits_BV[rows], uniforms_B[rows], samplings[listed[0]], history)
+        for whole, part in zip(made, drawn, strict=True):
             whole[rows] = part
     return made
 
@@ -167,4 +168,5 @@ def _invert(probabilities_BC: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tenso
 
 
 def _logprobs(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
-    return torch.log_softmax(logits_BV, dim=-1).gather(1, tokens_B[:, None])[:, 0]
+    logprobs_B: Tensor = torch.log_softmax(logits_BV, dim=-1).gather(1, tokens_B[:, None])[:, 0]
+    return logprobs_B

@@ -8,13 +8,13 @@ is quantized or carries an adapter, an MLP of experts), its module is called.
 
 A form is made from the weights of the moment; `is_current` says whether they are still those.
 
-Shapes: T tokens, N prompts, L tokens of a chunk, B sequences at work, W width, H heads, K key/value heads, D head width.
+Shapes: T tokens, N prompts, L tokens of a chunk, B sequences at work, W width, H heads, K key/value heads, D width of
+one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,17 +57,20 @@ class Precision:
     @classmethod
     def of(cls, model: Transformer) -> Precision:
         """The precision that the model computes in at present."""
-        weight = model.embeddings.token.weight
+        weight = model.embeddings.token
         dtype = compute_dtype(weight)
         mkldnn: Any = torch.ops.mkldnn
         packs = weight.device.type == "cpu" and dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
         return cls(dtype, torch.is_autocast_enabled(weight.device.type), packs and mkldnn._is_mkldnn_bf16_supported())
 
-    @contextmanager
-    def modules(self, device: str) -> Iterator[None]:
-        """Where modules are called that rely on autocast."""
-        with torch.autocast(device, self.dtype, enabled=True):
-            yield
+    def call(self, module: nn.Module, x: Tensor) -> Tensor:
+        """A module's result, under autocast where its weights rely on it."""
+        if not self.autocast:
+            result: Tensor = module(x)
+            return result
+        with torch.autocast(x.device.type, self.dtype):
+            result = module(x)
+        return result
 
 
 def _plain(linear: nn.Module) -> bool:
@@ -95,11 +98,7 @@ class Projection:
         if self.packed is not None:
             product: Tensor = self._unary(x, self.packed, self.bias, activation[0], [], activation[1])
             return product
-        if self.precision.autocast:
-            with self.precision.modules(x.device.type):
-                parts = [linear(x) for linear in self.linears]
-        else:
-            parts = [linear(x) for linear in self.linears]
+        parts = [self.precision.call(linear, x) for linear in self.linears]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
@@ -108,11 +107,6 @@ class Projection:
             return residual + self(x)
         total: Tensor = self._binary(x, residual, self.packed, self.bias, "add")
         return total
-
-    def times(self, factor: Tensor, x: Tensor) -> Tensor:
-        """factor * product; packed weights only."""
-        product: Tensor = self._binary(x, factor, self.packed, self.bias, "mul")
-        return product
 
 
 class FusedMLP:
@@ -125,10 +119,9 @@ class FusedMLP:
             return
         linears = [linear for linear in (mlp.gate, mlp.up, mlp.down) if linear is not None]
         if all(_plain(linear) for linear in linears):
-            self.activation = _POST_OPERATIONS[mlp.activation]
-            self.gate = None if mlp.gate is None else Projection([mlp.gate], precision)
-            self.up = Projection([mlp.up], precision)
-            self.down = Projection([mlp.down], precision)
+            self.activation, self.gated = mlp.activation, mlp.gate is not None
+            self.inner = Projection(linears[:-1], precision)
+            self.down = Projection(linears[-1:], precision)
 
     def __call__(self, x: Tensor) -> Tensor:
         """down(activation(gate(x)) * up(x)), or without a gate."""
@@ -143,18 +136,14 @@ class FusedMLP:
         return residual + self._module(x)
 
     def _inner(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.up(x, self.activation)
-        return self.up.times(self.gate(x, self.activation), x)
+        if not self.gated:
+            return self.inner(x, _POST_OPERATIONS[self.activation])
+        gate, up = self.inner(x).chunk(2, dim=-1)
+        return self.activation(gate).mul_(up)
 
     def _module(self, x: Tensor) -> Tensor:
         # Modules of experts want a batch of sequences.
-        if not self.precision.autocast:
-            mixed: Tensor = self.mlp(x[None])[0]
-            return mixed
-        with self.precision.modules(x.device.type):
-            mixed = self.mlp(x[None])[0]
-        return mixed
+        return self.precision.call(self.mlp, x[None])[0]
 
 
 @dataclass(frozen=True)
@@ -218,9 +207,8 @@ class FusedAttention:
             cosine, sine = step.rotations[self.window is not None]
             turned = heads[:, : self.heads + kv_heads, : cosine.shape[-1]]
             torch.addcmul(turned * cosine, turned.roll(cosine.shape[-1] // 2, -1), sine, out=turned)
-        heads = heads.to(passing.cache.dtype)
-        keys, values, mask = passing.extend(self.layer, heads[:, self.heads :])
-        query = heads[:, : self.heads].reshape(batch * kv_heads, -1, width)
+        keys, values, mask = passing.extend(self.layer, heads[:, self.heads :].to(passing.cache.dtype))
+        query = heads[:, : self.heads].to(passing.dtype).reshape(batch * kv_heads, -1, width)
         scoring = self.scoring
         if scoring.softcap is None:
             scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=scoring.scale)
@@ -294,7 +282,21 @@ class FusedBlock:
 
 
 def _norm(norm: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
-    return norm
+    """A norm's form. On a CPU there is a kernel for LayerNorm and none for RMSNorm, which takes ten operations: over x
+    and -x side by side the mean is zero and the variance the mean square, so that both norms are the same."""
+    if type(norm) is not nn.RMSNorm or norm.weight is None or norm.weight.dtype != torch.bfloat16:
+        return norm
+    if norm.weight.device.type != "cpu":
+        return norm
+    width, eps = norm.weight.shape[0], norm.eps
+    assert eps is not None
+    weight, shape = torch.cat((norm.weight.detach(), torch.zeros_like(norm.weight))), (2 * width,)
+
+    def normed(x: Tensor) -> Tensor:
+        mirrored = torch.cat((x, x.neg()), dim=-1)
+        return F.layer_norm(mirrored, shape, weight, None, eps)[..., :width]
+
+    return normed
 
 
 class FusedModel:
@@ -314,7 +316,7 @@ class FusedModel:
         head = model.head
         assert isinstance(head, CausalLMHead)
         self.head, self.softcap = Projection([head.projection], self.precision), head.softcap
-        self.device = model.embeddings.token.weight.device
+        self.device = model.device
         self.tables: dict[bool, tuple[Tensor, Tensor]] = {}
 
     def is_current(self) -> bool:
