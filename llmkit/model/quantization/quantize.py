@@ -22,7 +22,7 @@ KINDS: dict[Quantization, type[Int8Linear | Int4Linear | NF4Linear]] = {
 def quantize(model: Transformer, kind: Quantization, *, output: bool = True) -> Transformer:
     """Keep the weights of the linear maps inside the blocks in fewer bits, in place; the same bits each time.
 
-    Norms, biases, embeddings and the routers of experts stay dense. So do adapters, which may be attached before or
+    Norms, biases, embeddings, routers and experts stay dense. So do adapters, which may be attached before or
     after and be trained on the quantized weights.
 
     Args:
@@ -51,7 +51,7 @@ def quantizable(model: Transformer) -> list[str]:
 
 def _is_quantizable(name: str, module: nn.Module) -> bool:
     plain = isinstance(module, Linear) and not isinstance(module, QuantizedLinear)
-    return plain and name.startswith("blocks.") and not name.endswith("router")
+    return plain and name.startswith("blocks.")
 
 
 def quantize_parameter(model: Transformer, parameter: str, kind: Quantization) -> None:
