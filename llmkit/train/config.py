@@ -16,13 +16,16 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig(Config):
     """How gradients become updates."""
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: Literal["adamw", "muon", "normuon", "lion"] = "adamw"
     """adamw: AdamW for everything. muon: orthogonalised momentum for the matrices inside the blocks, which learns more
-    from each token at the cost of a few matrix products a step, and AdamW for embeddings, head, norms and biases."""
+    from each token at the cost of a few matrix products a step, and AdamW for embeddings, head, norms and biases.
+    normuon: the same with the sizes of the rows evened out. lion: the sign of a momentum, with half the state of AdamW;
+    it wants a third to a tenth of AdamW's learning rate and `betas: [0.9, 0.99]`."""
     lr: float = Field(default=1e-3, gt=0, le=10)
     """Peak learning rate. Muon's updates are scaled to the size of AdamW's, so the same rate fits both."""
     betas: list[Fraction] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
-    """AdamW's decay rates of the first and second moment."""
+    """Decay rates of AdamW's first and second moment, or Lion's two of its momentum; normuon takes the second one for
+    the average of its rows too."""
     eps: float = Field(default=1e-8, gt=0, le=1e-2)
     """AdamW's term against division by zero."""
     weight_decay: float = Field(default=0.1, ge=0, le=10)
@@ -34,9 +37,9 @@ class OptimizerConfig(Config):
 class ScheduleConfig(Config):
     """How the learning rate changes over the run."""
 
-    name: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    name: Literal["cosine", "wsd", "linear", "inverse-sqrt", "constant"] = "cosine"
     """cosine: down along half a cosine. wsd: stable after the warm-up, then a linear decay at the end. linear: down on
-    a line."""
+    a line. inverse-sqrt: with the root of the step, whatever the number of steps, so that a run can be made longer."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Steps of linear warm-up; by default a twentieth of the steps, at most 500."""
     final_fraction: float = Field(default=0.1, ge=0, le=1)
@@ -147,12 +150,14 @@ class TrainConfig(StageConfig):
             )
         yield from self._check_schedule()
         yield from self._check_trackers()
-        if self.optimizer.name != "muon" and differs(self.optimizer, "momentum"):
+        if self.optimizer.name not in ("muon", "normuon") and differs(self.optimizer, "momentum"):
             yield Finding(
                 f"momentum is a setting of muon; {self.optimizer.name} ignores it.",
                 key="optimizer.momentum",
                 hint="Remove it, or set `name: muon`.",
             )
+        if self.optimizer.name == "lion" and differs(self.optimizer, "eps"):
+            yield Finding("lion divides by nothing and has no eps.", key="optimizer.eps", hint="Remove it.")
 
     def _check_schedule(self) -> Iterator[Finding]:
         schedule = self.schedule
@@ -175,9 +180,9 @@ class TrainConfig(StageConfig):
                 key="schedule.decay_fraction",
                 hint="Remove it, or set `name: wsd`.",
             )
-        if schedule.name == "constant" and differs(schedule, "final_fraction"):
+        if schedule.name in ("constant", "inverse-sqrt") and differs(schedule, "final_fraction"):
             yield Finding(
-                "a constant learning rate has no final_fraction.",
+                f"the schedule {schedule.name} has no final_fraction.",
                 key="schedule.final_fraction",
                 hint="Remove it, or choose another schedule.",
             )

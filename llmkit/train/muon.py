@@ -1,7 +1,7 @@
 """Muon: momentum whose update is orthogonalised, for the matrices inside a transformer's blocks.
 
 Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; scaled to the size of AdamW's updates as
-in Liu et al. 2025, "Muon is scalable for LLM training".
+in Liu et al. 2025, "Muon is scalable for LLM training"; rows of even sizes as in Li et al. 2025, "NorMuon".
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Muon(Optimizer):
         lr: learning rate.
         momentum: decay of the momentum.
         weight_decay: decoupled weight decay.
+        row_decay: NorMuon: the decay of an average v of each row's mean square of U V^T; the update is U V^T / sqrt(v),
+            scaled to the norm that Muon's has on average. None: Muon.
         dtype: dtype of the orthogonalisation; by default that of the matrices.
     """
 
@@ -73,10 +75,11 @@ class Muon(Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        row_decay: float | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.dtype = dtype
+        self.row_decay, self.dtype = row_decay, dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -93,17 +96,32 @@ class Muon(Optimizer):
     def _update(self, members: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
         weights: list[Tensor] = list(members)
         gradients = [parameter.grad for parameter in members if parameter.grad is not None]
-        averages = [self._momentum(parameter) for parameter in members]
+        averages = [self._average(parameter, "momentum", parameter) for parameter in members]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         directions = torch.stack(torch._foreach_lerp(gradients, averages, momentum))
         updates = orthogonalize(directions, self.dtype).to(members[0].dtype)
+        if self.row_decay is not None:
+            updates = self._evened(members, updates, self.row_decay)
         size = RMS_OF_ADAMW * max(members[0].shape) ** 0.5
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
         torch._foreach_add_(weights, list(updates.unbind()), alpha=-lr * size)
 
-    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+    def _evened(self, members: list[nn.Parameter], updates: Tensor, decay: float) -> Tensor:
+        """Updates whose rows have like sizes over time, [matrices, rows, columns]; their norm is that of U V^T."""
+        squares = updates.square().mean(dim=-1)
+        averages = [
+            self._average(parameter, "rows", square) for parameter, square in zip(members, squares, strict=True)
+        ]
+        torch._foreach_lerp_(averages, list(squares.unbind()), 1 - decay)
+        evened = updates / (torch.stack(averages).sqrt() + 1e-10).unsqueeze(-1)
+        # An orthogonal matrix of these dimensions has this norm.
+        norm = min(updates.shape[-2:]) ** 0.5
+        scaled: Tensor = evened * (norm / torch.linalg.matrix_norm(evened, keepdim=True).clamp(min=1e-10))
+        return scaled
+
+    def _average(self, parameter: nn.Parameter, name: str, like: Tensor) -> Tensor:
         state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        average: Tensor = state["momentum"]
+        if name not in state:
+            state[name] = torch.zeros_like(like)
+        average: Tensor = state[name]
         return average

@@ -8,6 +8,7 @@ from torch.optim import AdamW, Optimizer
 
 from llmkit.train.blocks import repeated_blocks
 from llmkit.train.config import OptimizerConfig
+from llmkit.train.lion import Lion
 from llmkit.train.muon import Muon
 
 Named = list[tuple[str, nn.Parameter]]
@@ -29,18 +30,25 @@ def split_by_decay(model: nn.Module, parameters: Named) -> tuple[Named, Named]:
 def build_optimizers(model: nn.Module, config: OptimizerConfig, dtype: torch.dtype) -> list[Optimizer]:
     """The optimizers that together update every trainable parameter once; `dtype` is that of Muon's matrix products.
 
-    AdamW (Loshchilov and Hutter 2019) in its fused form. With `muon`, the matrices inside the model's blocks go to Muon
-    and the rest to AdamW.
+    AdamW (Loshchilov and Hutter 2019) in its fused form, or Lion. With `muon` or `normuon`, the matrices inside the
+    model's blocks go to Muon and the rest to AdamW.
     """
     parameters = trainable_parameters(model)
     optimizers: list[Optimizer] = []
-    if config.name == "muon":
+    if config.name in ("muon", "normuon"):
         inside = {id(parameter) for block in repeated_blocks(model) for parameter in block.parameters()}
         decayed, _ = split_by_decay(model, parameters)
         hidden = [parameter for _, parameter in decayed if id(parameter) in inside and parameter.dim() == 2]
         if hidden:
             optimizers.append(
-                Muon(hidden, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, dtype=dtype)
+                Muon(
+                    hidden,
+                    lr=config.lr,
+                    momentum=config.momentum,
+                    weight_decay=config.weight_decay,
+                    row_decay=config.betas[1] if config.name == "normuon" else None,
+                    dtype=dtype,
+                )
             )
         taken = {id(parameter) for parameter in hidden}
         parameters = [pair for pair in parameters if id(pair[1]) not in taken]
@@ -52,5 +60,8 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig, dtype: torch.dty
     ]
     if groups:
         betas = (config.betas[0], config.betas[1])
-        optimizers.append(AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True))
+        if config.name == "lion":
+            optimizers.append(Lion(groups, lr=config.lr, betas=betas))
+        else:
+            optimizers.append(AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True))
     return optimizers

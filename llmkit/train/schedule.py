@@ -14,11 +14,12 @@ def rate_factor(
 
     Warm-up rises on a line and reaches 1 at step `warmup_steps - 1`. What follows ends in `final_fraction` at the last
     step: along half a cosine (Loshchilov and Hutter 2017), on a line, or, for `wsd` (Hu et al. 2024), flat until the
-    last `decay_steps` steps and then on a line. `constant` stays at 1.
+    last `decay_steps` steps and then on a line. `inverse-sqrt` falls as 1 / sqrt(step) from the end of the warm-up on
+    (Vaswani et al. 2017). `constant` stays at 1.
 
     Args:
         step: the step, from 0 to `steps - 1`.
-        name: "cosine", "wsd", "linear" or "constant".
+        name: "cosine", "wsd", "linear", "inverse-sqrt" or "constant".
         steps: steps of the whole run.
         warmup_steps: steps of the warm-up.
         decay_steps: steps of the decay of `wsd`.
@@ -28,6 +29,8 @@ def rate_factor(
         return (step + 1) / warmup_steps
     if name == "constant":
         return 1.0
+    if name == "inverse-sqrt":
+        return math.sqrt(max(1, warmup_steps) / (step + 1))
     length = decay_steps if name == "wsd" else steps - warmup_steps
     # The first step after the plateau is already below the peak, the last one is at the final fraction.
     progress = min(1.0, max(0.0, (step + 1 - (steps - length)) / max(1, length)))

@@ -73,7 +73,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 def test_every_parameter_is_updated_by_exactly_one_optimizer() -> None:
     model = ToyModel()
-    for name in ("adamw", "muon"):
+    for name in ("adamw", "muon", "normuon", "lion"):
         config = OptimizerConfig.model_validate({"name": name})
         groups = [g for o in build_optimizers(model, config, torch.float32) for g in o.param_groups]
         updated = [id(parameter) for group in groups for parameter in group["params"]]
@@ -137,3 +137,45 @@ def test_the_size_of_muons_update_is_that_of_adamw() -> None:
     parameter.grad = torch.randn(64, 256, generator=torch.Generator().manual_seed(4))
     Muon([parameter], lr=1.0).step()
     assert parameter.detach().square().mean().sqrt().item() == pytest.approx(0.2, rel=0.1)
+
+
+def test_lion_follows_its_closed_form() -> None:
+    start, rng = np.array([[1.0, -2.0], [0.5, 3.0]]), np.random.default_rng(5)
+    layer = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(start))
+    config = OptimizerConfig(name="lion", lr=0.01, betas=[0.8, 0.95], weight_decay=0.5)
+    (optimizer,) = build_optimizers(layer, config, torch.float32)
+    weight, momentum = start.copy(), np.zeros_like(start)
+    for _ in range(4):
+        gradient = rng.normal(size=(2, 2))
+        layer.weight.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+        weight = (1 - 0.01 * 0.5) * weight - 0.01 * np.sign(0.8 * momentum + 0.2 * gradient)
+        momentum = 0.95 * momentum + 0.05 * gradient
+    np.testing.assert_allclose(layer.weight.detach().numpy(), weight, rtol=2e-6)
+
+
+def test_normuon_evens_the_rows_of_muons_update() -> None:
+    """Two steps recomputed from the definition; the orthogonal factors have tests of their own."""
+    generator = torch.Generator().manual_seed(6)
+    start = torch.randn(5, 9, dtype=torch.float64, generator=generator)
+    parameter = nn.Parameter(start.clone())
+    optimizer = Muon([parameter], lr=0.1, momentum=0.9, weight_decay=0.0, row_decay=0.75)
+    expected, momentum, rows = start.clone(), torch.zeros_like(start), torch.zeros(5, dtype=torch.float64)
+    for _ in range(2):
+        gradient = torch.randn(5, 9, dtype=torch.float64, generator=generator)
+        parameter.grad = gradient
+        optimizer.step()
+        momentum = 0.9 * momentum + 0.1 * gradient
+        factor = orthogonalize(0.1 * gradient + 0.9 * momentum)
+        rows = 0.75 * rows + 0.25 * factor.square().mean(1)
+        evened = factor / rows.sqrt()[:, None]
+        expected -= 0.1 * 0.2 * 9**0.5 * evened * 5**0.5 / evened.norm()
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-7, atol=1e-9)
+    # The rows of the first update alone are all of one size.
+    fresh = nn.Parameter(torch.zeros(5, 9))
+    fresh.grad = torch.randn(5, 9, generator=generator) * torch.arange(1, 6)[:, None]
+    Muon([fresh], lr=1.0, row_decay=0.9).step()
+    sizes = fresh.detach().norm(dim=1)
+    torch.testing.assert_close(sizes, sizes.mean().expand(5), rtol=1e-4, atol=0)

@@ -16,7 +16,7 @@ def factor(step: int, name: str, **changes: Any) -> float:
     return rate_factor(step, name=name, **settings)
 
 
-@pytest.mark.parametrize("name", ["cosine", "wsd", "linear", "constant"])
+@pytest.mark.parametrize("name", ["cosine", "wsd", "linear", "inverse-sqrt", "constant"])
 def test_warmup_rises_on_a_line_to_the_peak(name: str) -> None:
     assert [factor(step, name) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
 
@@ -41,8 +41,14 @@ def test_wsd_is_flat_and_then_falls_over_its_last_steps() -> None:
     assert [factor(79 + k, "wsd") for k in (1, 10, 20)] == pytest.approx([1 - 0.9 * k / 20 for k in (1, 10, 20)])
 
 
+def test_inverse_square_root_halves_with_four_times_the_steps() -> None:
+    assert factor(9, "inverse-sqrt") == pytest.approx(1.0)
+    assert [factor(step, "inverse-sqrt") for step in (39, 89)] == pytest.approx([0.5, 1 / 3])
+    assert factor(39, "inverse-sqrt", steps=10_000) == pytest.approx(0.5)
+
+
 @given(
-    st.sampled_from(["cosine", "wsd", "linear", "constant"]),
+    st.sampled_from(["cosine", "wsd", "linear", "inverse-sqrt", "constant"]),
     st.integers(1, 50),
     st.integers(0, 50),
     st.integers(1, 50),
