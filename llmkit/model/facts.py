@@ -75,6 +75,7 @@ def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ..
     """
     where = str(directory / "config.json")
     settings = read_json(directory / "config.json")
+    _refuse_quantized(settings, where)
     family = family_of(settings, where)
     stored_head = family.stored_head(settings, where)
     embedding = read_embedding_settings(directory, read_json) if head in (None, "embedding") else None
@@ -105,6 +106,18 @@ def read_stored(directory: Path, head: Head | None = None, labels: tuple[str, ..
     if eos_ids:
         config = config.model_copy(update={"eos_ids": eos_ids})
     return Stored(family, stored_head, stored_labels, config, generation)
+
+
+def _refuse_quantized(settings: Mapping[str, Any], where: str) -> None:
+    """Refuse weights that another tool has quantized; MXFP4 alone is unpacked as it is read."""
+    how = settings.get("quantization_config")
+    method = how.get("quant_method") if isinstance(how, Mapping) else None
+    if how is not None and method != "mxfp4":
+        raise ModelError(
+            f"its weights are quantized (quantization_config: {method or 'unknown'}), and such are not opened",
+            where=where,
+            hint="Open the model that they were made from, with `quantize` for int8, int4 or nf4.",
+        )
 
 
 def _read_generation(directory: Path) -> tuple[dict[str, Any], tuple[int, ...]]:

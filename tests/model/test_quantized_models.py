@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmkit.errors import ConfigError
+from llmkit.errors import ConfigError, ModelError
 from llmkit.inference import load
 from llmkit.model.adapters.attach import attach, linear_names, linear_of, merge
 from llmkit.model.adapters.config import AdapterConfig
@@ -199,6 +200,15 @@ def test_llmkit_load_takes_a_word_for_it(quantizable_directory: Path) -> None:
     assert loaded.generate("a b", max_new_tokens=3, temperature=0)[0].token_ids
     with pytest.raises(ConfigError, match="int8, int4, nf4"):
         load(str(quantizable_directory), quantize="q4_k_m")
+
+
+def test_directories_that_others_have_quantized_are_refused(tmp_path: Path) -> None:
+    save_model(_model(), tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="quantization_config: bitsandbytes"):
+        load_model(tmp_path)
 
 
 @pytest.fixture
