@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from llmkit.config.base import nearest
 from llmkit.errors import ConfigError, ModelError
+from llmkit.model.embedding import embed_sequences
 from llmkit.model.generation import Generator
 from llmkit.model.load import load_model
 from llmkit.model.quantization.config import quantization_of
@@ -74,6 +76,25 @@ class LoadedModel:
     def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Piece]:
         """One answer in pieces, as it is written; arguments as for `generate`."""
         return self._generator(1).stream(self.encode_prompt(prompt), self.sampling(**sampling))
+
+    def embed(self, texts: str | Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """Embeddings of texts, fp32 [n, width] on the CPU, in the texts' order.
+
+        Texts are framed as the model's tokenizer frames them, and cut to the model's `embedding_context`. The texts of
+        special tokens in them are ordinary text.
+
+        Args:
+            texts: one text or a list of them.
+            batch_size: most texts at once; batches are of texts of like length.
+
+        Raises:
+            ModelError: the model has no embedding head.
+        """
+        config = self.model.config
+        length = min(config.embedding_context or config.context, config.context)
+        listed = [texts] if isinstance(texts, str) else texts
+        sequences = [self.tokenizer.encode_single(text, length, end=False) for text in listed]
+        return embed_sequences(self.model, sequences, batch_size)
 
     def sampling(self, **settings: Any) -> Sampling:
         """Sampling settings; by default the answer ends at the model's end-of-text and end-of-turn tokens."""

@@ -77,6 +77,8 @@ class ModelConfig(BaseModel):
       chosen ones' shares sum to one. router_loss_weight: of the load-balancing loss in training.
     - pooling: which token stands for the sequence. pooler: what maps it before the scores; transform is that of a
       masked-language-model head. transform_bias: whether that has biases.
+    - normalize_embedding: embeddings have length 1. embedding_context: how many tokens of a text are embedded, the rest
+      is cut; by default the context.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -142,6 +144,7 @@ class ModelConfig(BaseModel):
     pooler: Literal["none", "tanh", "relu", "transform"] = "none"
     transform_bias: bool = True
     normalize_embedding: bool = False
+    embedding_context: int | None = Field(None, ge=1)
 
     embedding_dropout: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1)

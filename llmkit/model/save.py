@@ -21,6 +21,7 @@ from llmkit.model.families import FAMILIES
 from llmkit.model.families.base import Family, Transfer, write_ids
 from llmkit.model.layout import stored_shapes, to_theirs
 from llmkit.model.plain import PlainWeight, plain_weights
+from llmkit.model.sentences import MODULES, embedding_files
 from llmkit.model.tensors import KINDS, StoredTensor
 from llmkit.model.transformer import Transformer
 
@@ -38,7 +39,10 @@ def save_model(
     generation: Mapping[str, Any] | None = None,
     max_shard_size: int = MAX_SHARD_SIZE,
 ) -> None:
-    """Write config.json, the weights as safetensors and, for a causal language model, generation_config.json.
+    """Write config.json, the weights as safetensors and what goes with the head.
+
+    That is generation_config.json for a causal language model, and for an embedding model the files by which
+    sentence-transformers opens it.
 
     The bytes depend on the weights and the settings alone. Tied weights are written once. Beyond the model, at most one
     shard is in memory.
@@ -60,6 +64,13 @@ def save_model(
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
     settings["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
     _write_json(path / "config.json", settings)
+    if model.config.head == "embedding":
+        for name, content in embedding_files(model.config).items():
+            (path / name).parent.mkdir(exist_ok=True)
+            _write_json(path / name, content)
+    else:
+        # Of an earlier model, it would make an embedding model of this one.
+        (path / MODULES).unlink(missing_ok=True)
     if model.config.head == "causal-lm":
         ids = {
             "pad_token_id": model.config.pad_id,
@@ -172,5 +183,5 @@ def _size(tensor: StoredTensor) -> int:
     return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def _write_json(path: Path, value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -143,13 +143,16 @@ class Tokenizer:
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
-    def encode_single(self, text: str, max_length: int) -> list[int]:
+    def encode_single(self, text: str, max_length: int, *, end: bool = True) -> list[int]:
         """Ids of a text to classify: between [CLS] and [SEP], or followed by the end-of-text token.
 
         What the tokenizer's own post-processing puts around a text (such as a beginning-of-text token) is kept; the
-        text is cut at its end so that at most `max_length` ids result.
+        text is cut at its end so that at most `max_length` ids result. Without `end`, the end-of-text token follows
+        only where the post-processing puts it there.
         """
         before, after = self._frame
+        if not after and end and self.eos_id is not None:
+            after = [self.eos_id]
         room = max(max_length - len(before) - len(after), 0)
         return [*before, *self.encode(text)[:room], *after][:max_length]
 
