@@ -165,6 +165,7 @@ class Batch:
 
     def _step(self) -> list[tuple[int, Completion]]:
         """One token of every sequence at work."""
+        self._recompute_caches()
         batch = len(self.working)
         input_ids = self.tokens[:batch].gather(1, self.produced[:batch, None] - 1)[:, 0]
         lengths = self.lengths[:batch]
@@ -172,6 +173,16 @@ class Batch:
         hidden_BW = self.fused.decode(input_ids.to(self.device), passing)
         self.lengths[:batch] += 1
         return self._record(0, self.fused.logits(hidden_BW))
+
+    def _recompute_caches(self) -> None:
+        """Where rotary frequencies change with the coming token, rotate all of a row's keys with the new ones."""
+        scaling = self.fused.model.config.rope_scaling
+        if scaling is None or scaling.kind != "longrope":
+            return
+        rows = (self.lengths[: len(self.working)] == scaling.original_context).nonzero()[:, 0]
+        if len(rows):
+            sequences = [(*self.working[row].prompt, *self.written(row)) for row in rows.tolist()]
+            self._prefill(sequences, rows, torch.arange(len(rows)))
 
     def _record(self, start: int, logits_BV: Tensor) -> list[tuple[int, Completion]]:
         """Draw the next token of the rows from `start` on; returns what finishes with it."""

@@ -27,6 +27,7 @@ from llmkit.model.load import load_model
 from llmkit.model.sampling import Sampling
 from llmkit.model.save import save_model
 from llmkit.model.spec import ModelSpec
+from llmkit.model.transformer import Transformer
 
 VOCABULARY, PAD, TOLERANCE = 61, 3, 1e-4
 
@@ -146,6 +147,14 @@ def test_hands_back_what_the_reference_opens_with_equal_logits(name: str, tmp_pa
 WRITERS = [name for name, (architecture, _) in REFERENCES.items() if architecture.endswith(("CausalLM", "LMHeadModel"))]
 
 
+def _logits_before(model: Transformer, whole: Tensor, start: int) -> Tensor:
+    """What the full forward expects at the places from `start` on, [L - start, V], of what is before them."""
+    scaling = model.config.rope_scaling
+    if scaling is None or not scaling.depends_on_length:
+        return model(whole)[0, start - 1 : -1]
+    return torch.stack([model(whole[:, :end])[0, -1] for end in range(start, whole.shape[1])])
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_cached_decoding_equals_the_full_forward(name: str, tmp_path: Path) -> None:
     """Three prompts at once, written well past windows; each token's log-probability is the full forward's."""
@@ -157,7 +166,7 @@ def test_cached_decoding_equals_the_full_forward(name: str, tmp_path: Path) -> N
     for prompt, completion in zip(prompts, Generator(model).generate(prompts, sampling), strict=True):
         assert completion.token_ids
         whole = torch.tensor([[*prompt, *completion.token_ids]])
-        logprobs = model(whole)[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+        logprobs = _logits_before(model, whole, len(prompt)).log_softmax(-1)
         expected = logprobs.gather(-1, whole[0, len(prompt) :, None])[:, 0]
         assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-3)
 
