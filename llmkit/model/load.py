@@ -19,6 +19,7 @@ from llmkit.model.families.base import Family, Transfer
 from llmkit.model.gguf.read import default_dtype, open_gguf
 from llmkit.model.initialization import initialize
 from llmkit.model.layout import stored_shapes, to_ours
+from llmkit.model.packed import present
 from llmkit.model.quantization.config import Quantization
 from llmkit.model.quantization.quantize import quantize_output, quantize_parameter
 from llmkit.model.rotary import Rotary
@@ -26,7 +27,7 @@ from llmkit.model.tensors import StoredTensor
 from llmkit.model.transformer import Transformer
 from llmkit.store.gguf import SUFFIX
 
-_PIECE = 16 << 20
+_PIECE = 4 << 20
 """Bytes of a tensor that are read at a time."""
 
 
@@ -105,9 +106,9 @@ def assemble(
     """
     _set_prefix(tensors, stored)
     config = stored.config
-    _refuse_announcements(config, tensors, where)
-    with torch.device("meta"):
-        model = Transformer(config)
+    present(tensors, stored.family, config.experts)
+    _refuse_announcements(config, stored.family, tensors, where)
+    model = _on_meta(config, where)
     transfers = stored.family.transfers(config, [name for name, _ in model.named_parameters()])
     new = _new_parameters(stored, transfers, tensors)
     transfers = [transfer for transfer in transfers if not new.issuperset(transfer.ours)]
@@ -140,10 +141,25 @@ def assemble(
     return model.eval()
 
 
-def _refuse_announcements(config: ModelConfig, tensors: Mapping[str, StoredTensor], where: str) -> None:
+def _on_meta(config: ModelConfig, where: str) -> Transformer:
+    """The model's shapes, with no memory behind them."""
+    try:
+        with torch.device("meta"):
+            return Transformer(config)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes beyond what PyTorch counts with
+        problem = (str(error).splitlines() or [""])[0]
+        raise ModelError(f"the sizes in its config.json are impossible ({problem})", where=where) from None
+
+
+def _refuse_announcements(config: ModelConfig, family: Family, tensors: Mapping[str, StoredTensor], where: str) -> None:
     """Refuse a config.json by which the model would take memory or time before its shapes are seen to be wrong."""
     if config.layers > len(tensors):
         raise ModelError(f"{config.layers} layers are announced, but only {len(tensors)} tensors stored", where=where)
+    apart = any("{e}" in weight.theirs[0] for weight in family.weights)
+    if apart and config.experts * (config.layers - len(config.dense_layers)) > len(tensors):
+        raise ModelError(
+            f"{config.experts} experts a layer are announced, but only {len(tensors)} tensors stored", where=where
+        )
     largest = max((math.prod(tensor.shape) for tensor in tensors.values()), default=0)
     if config.head_width > largest:
         raise ModelError(
@@ -164,6 +180,12 @@ def _fill(transfer: Transfer, made: Sequence[Tensor], sources: Sequence[StoredTe
         step = max(1, _PIECE // row)
         for start in range(0, sources[0].shape[0], step):
             place[start : start + step].copy_(sources[0].read(start, start + step))
+    elif transfer.dimension == 1:
+        for expert in range(len(made[0])):
+            parts = [source.read(expert, expert + 1) for source in sources]
+            shapes = [(1, *each.shape[1:]) for each in made]
+            for place, tensor in zip(made, to_ours(transfer, parts, shapes), strict=True):
+                place[expert].copy_(tensor[0])
     else:
         shapes = [tuple(each.shape) for each in made]
         for place, tensor in zip(made, to_ours(transfer, [source.read() for source in sources], shapes), strict=True):

@@ -120,6 +120,8 @@ class Family:
         aliases: second names of tensors, read in the first one's stead where present and written beside it.
         ignored: patterns of tensors in checkpoints that carry no weight of the model.
         renamed: what tensors' names begin with in some checkpoints, and what they begin with in the table of weights.
+        joined: tensors that some checkpoints hold in place of several in the table of weights: of layer `{i}`, of all
+            experts `{e}`, with the parts of each stacked; see `llmkit.model.packed`.
         section: the key of config.json under which the settings stand, where they do not stand at its top.
         read: completes ModelConfig values from config.json where `keys` do not suffice.
         write: completes config.json from the ModelConfig likewise.
@@ -140,6 +142,7 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     section: str | None = None
     read: Callable[[Mapping[str, Any], dict[str, Any]], None] | None = None
     write: Callable[[ModelConfig, dict[str, Any]], None] | None = None

@@ -99,6 +99,12 @@ MIXTRAL = Family(
     prefix="model.",
     # It disturbs what the router sees, in training.
     only={"router_jitter_noise": 0.0},
+    # As transformers 5 holds them in memory, and writes them where it is told to.
+    joined={
+        "model.layers.{i}.mlp.gate.weight": ("model.layers.{i}.block_sparse_moe.gate.weight",),
+        "model.layers.{i}.mlp.experts.gate_up_proj": (f"{_EXPERT}.w1.weight", f"{_EXPERT}.w3.weight"),
+        "model.layers.{i}.mlp.experts.down_proj": (f"{_EXPERT}.w2.weight",),
+    },
     ignored=("*.rotary_emb.inv_freq",),
     read=_read,
     write=_write,

@@ -56,6 +56,7 @@ def _write(config: ModelConfig, settings: dict[str, Any]) -> None:
 
 
 _LAYER = "model.layers.{i}.mlp"
+_EXPERT = f"{_LAYER}.experts.{{e}}"
 
 QWEN3_MOE = Family(
     name="qwen3_moe",
@@ -83,14 +84,19 @@ QWEN3_MOE = Family(
         {
             **LLAMA_NAMES,
             "blocks.{i}.mlp.router": f"{_LAYER}.gate",
-            "blocks.{i}.mlp.experts.gate": f"{_LAYER}.experts.{{e}}.gate_proj",
-            "blocks.{i}.mlp.experts.up": f"{_LAYER}.experts.{{e}}.up_proj",
-            "blocks.{i}.mlp.experts.down": f"{_LAYER}.experts.{{e}}.down_proj",
+            "blocks.{i}.mlp.experts.gate": f"{_EXPERT}.gate_proj",
+            "blocks.{i}.mlp.experts.up": f"{_EXPERT}.up_proj",
+            "blocks.{i}.mlp.experts.down": f"{_EXPERT}.down_proj",
         }
     )
     + SCORES,
     prefix="model.",
     head_prefixes={"question-answering": "transformer."},
+    # As transformers 5 holds them in memory, and writes them where it is told to.
+    joined={
+        f"{_LAYER}.experts.gate_up_proj": (f"{_EXPERT}.gate_proj.weight", f"{_EXPERT}.up_proj.weight"),
+        f"{_LAYER}.experts.down_proj": (f"{_EXPERT}.down_proj.weight",),
+    },
     ignored=("*.rotary_emb.inv_freq",),
     read=_read,
     write=_write,
