@@ -138,7 +138,7 @@ def _argmax(scores_BV: Tensor) -> Tensor:
     part_B1 = whole_BPC.amax(dim=-1).argmax(dim=-1, keepdim=True)
     best_BC = whole_BPC.gather(1, part_B1[..., None].expand(-1, -1, _PART))[:, 0]
     values_B, places_B = best_BC.max(dim=-1)
-    tokens_B = part_B1[:, 0] * _PART + places_B
+    tokens_B: Tensor = part_B1[:, 0] * _PART + places_B
     rest_BC = scores_BV[:, parts * _PART :]
     if rest_BC.shape[1]:
         rest_values_B, rest_places_B = rest_BC.max(dim=-1)
@@ -168,5 +168,4 @@ def _invert(probabilities_BC: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tenso
 
 
 def _logprobs(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
-    logprobs_B: Tensor = torch.log_softmax(logits_BV, dim=-1).gather(1, tokens_B[:, None])[:, 0]
-    return logprobs_B
+    return torch.log_softmax(logits_BV, dim=-1).gather(1, tokens_B[:, None])[:, 0]

@@ -66,11 +66,11 @@ class Precision:
     def call(self, module: nn.Module, x: Tensor) -> Tensor:
         """A module's result, under autocast where its weights rely on it."""
         if not self.autocast:
-            result: Tensor = module(x)
-            return result
+            plain: Tensor = module(x)
+            return plain
         with torch.autocast(x.device.type, self.dtype):
-            result = module(x)
-        return result
+            cast: Tensor = module(x)
+        return cast
 
 
 def _plain(linear: nn.Module) -> bool:

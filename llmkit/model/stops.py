@@ -19,6 +19,14 @@ class Cut:
     tokens: int
 
 
+def tokens_before(decode: Decode, token_ids: list[int], text: str) -> int:
+    """How many of the tokens the text at their beginning takes."""
+    tokens = len(token_ids)
+    while tokens and decode(token_ids[: tokens - 1]).startswith(text):
+        tokens -= 1
+    return tokens
+
+
 class StopFinder:
     """Finds the first stop text in an answer, asked after each token."""
 
@@ -49,10 +57,7 @@ class StopFinder:
         if not starts:
             return None
         kept = text[: min(starts)]
-        tokens = len(token_ids)
-        while tokens and self.decode(token_ids[: tokens - 1]).startswith(kept):
-            tokens -= 1
-        return Cut(kept, tokens)
+        return Cut(kept, tokens_before(self.decode, token_ids, kept))
 
     def _in_tail(self, token_ids: list[int]) -> bool:
         needed = self.longest + len(self._pieces[token_ids[-1]])
