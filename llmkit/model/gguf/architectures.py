@@ -91,6 +91,7 @@ class Architecture:
         weights: names of weights: ours, and the file's.
         permuted: whether rows of query and key are in pairs (2d, 2d+1), as llama.cpp rotates them, not in halves.
         windowed: whether llama.cpp computes windows, and not attention to everything.
+        tables: beginnings of the names of tensors with rotary factors that llama.cpp reads.
         activation: of its MLPs, which files do not name.
         fixed: settings that llama.cpp has no choice of.
         family: chooses the family of a file.
@@ -102,6 +103,7 @@ class Architecture:
     weights: tuple[Weight, ...] = _weights()
     permuted: bool = False
     windowed: bool = False
+    tables: tuple[str, ...] = ()
     activation: str = "silu"
     fixed: Mapping[str, bool] = field(default_factory=dict)
     family: Callable[[GGUFFile], str] | None = None
@@ -189,7 +191,8 @@ _QKV_BIAS_ALONE = {"output_bias": False, "mlp_bias": False}
 
 _ALL = (
     Architecture(
-        "llama", ("llama", "mistral", "mixtral"), permuted=True, family=_llama_family, complete=_llama
+        "llama", ("llama", "mistral", "mixtral"), permuted=True, tables=("rope_freqs", "rope_factors"),
+        family=_llama_family, complete=_llama,
     ),
     Architecture("qwen2", ("qwen2",), fixed=_QKV_BIAS_ALONE, complete=_without_window),
     Architecture("qwen3", ("qwen3",), fixed=_QKV_BIAS_ALONE, complete=_without_window),
@@ -200,7 +203,9 @@ _ALL = (
         complete=_gemma2,
     ),
     Architecture("gemma3", ("gemma3_text",), windowed=True, activation="gelu_tanh", fixed=_NO_BIAS, complete=_gemma3),
-    Architecture("phi3", ("phi3",), _weights(_FUSED_QKV, _FUSED_MLP), fixed=_NO_BIAS, complete=_phi3),
+    Architecture(
+        "phi3", ("phi3",), _weights(_FUSED_QKV, _FUSED_MLP), tables=("rope_factors",), fixed=_NO_BIAS, complete=_phi3
+    ),
     Architecture("gpt2", ("gpt2",), _weights(_FUSED_QKV), activation="gelu_tanh", fixed=_BIAS),
     Architecture("olmo2", ("olmo2",), fixed=_NO_BIAS | {"tie_embeddings": False}, complete=_olmo2),
     Architecture(

@@ -155,8 +155,11 @@ def _check_expressible(
     A window that no sequence reaches is no window. What the file says and llmkit understands, but llama.cpp does not
     compute, is refused too.
     """
+    strange = [name for name in factor_names(tensors) if not name.startswith(architecture.tables)]
+    if strange:
+        raise ModelError(f"llama.cpp's {architecture.name} has no rope_scaling by {strange[0]}.", where=str(path))
     entries = {tensor.name: TensorEntry(tensor.name, tensor.shape, "F32", 0, 0) for tensor in tensors}
-    factors = {tensor.name: tensor.read().tolist() for tensor in tensors if tensor.name.startswith("rope_")}
+    factors = {tensor.name: tensor.read().tolist() for tensor in tensors if tensor.name in factor_names(tensors)}
     read = stored_of_gguf(GGUFFile(path, metadata, entries), factors).config
     expected = config
     if not architecture.windowed and config.window is not None and config.window >= config.context:
@@ -172,6 +175,11 @@ def _check_expressible(
                 f"llama.cpp's {architecture.name} has no {name} of {str(ours)[:60]}, only {str(theirs)[:60]}.",
                 where=str(path),
             )
+
+
+def factor_names(tensors: Sequence[StoredTensor]) -> list[str]:
+    """Names of the tensors that hold rotary factors."""
+    return [tensor.name for tensor in tensors if tensor.name.startswith("rope_")]
 
 
 def _same(ours: Any, theirs: Any) -> bool:
