@@ -123,7 +123,7 @@ def _refuse_quantized(settings: Mapping[str, Any], where: str) -> None:
 def _read_generation(directory: Path) -> tuple[dict[str, Any], tuple[int, ...]]:
     """The settings of generation_config.json beyond special tokens, and its end-of-text tokens."""
     path = directory / GENERATION
-    if not path.exists():
+    if not (path.exists() or path.is_symlink()):
         return {}, ()
     settings = read_json(path)
     ends = settings.get("eos_token_id")

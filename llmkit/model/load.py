@@ -27,7 +27,7 @@ from llmkit.model.tensors import StoredTensor
 from llmkit.model.transformer import Transformer
 from llmkit.store.gguf import SUFFIX
 
-_PIECE = 4 << 20
+_PIECE = 8 << 20
 """Bytes of a tensor that are read at a time."""
 
 

@@ -21,7 +21,7 @@ from llmkit.errors import ModelError
 from llmkit.model.tensors import FLOATS, KINDS, StoredTensor
 
 _SHARE = 25
-_LEAST = 16 << 20
+_LEAST = 8 << 20
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Tied weights share memory, so that the tensors of a file can be larger than it in sum, but not by much.
 _MOST_SHARED = 8
@@ -77,7 +77,7 @@ def _safetensors_rows(mapping: _Mapping[Any], name: str, shape: tuple[int, ...])
 def _open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise ModelError(f"damaged weights ({_short(error)})", where=str(path)) from None
 
 
