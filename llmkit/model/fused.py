@@ -326,42 +326,46 @@ class FusedModel:
 
     def prefill(self, input_ids_NL: Tensor, start: int, passing: Prefill) -> Tensor:
         """The body's output [N, L, W] for the prompts' tokens from position `start` on."""
-        count, length = input_ids_NL.shape
-        positions = torch.arange(start, start + length, device=self.device)
-        rotations = None
-        if self.model.rotary is not None:
-            own = self.model.local_rotary or self.model.rotary
-            lengths = passing.lengths[:count]
-            rotation = self.model.rotary(positions, self.precision.dtype, lengths)
-            local = rotation if own is self.model.rotary else own(positions, self.precision.dtype, lengths)
-            rotations = rotation, local
-        x_NLW = self.model.embeddings(input_ids_NL, positions, None)
-        x_TW = self._body(x_NLW.flatten(0, 1), Chunk((count, length), passing, start, rotations))
-        return x_TW.view(count, length, -1)
+        with self._weights_as_made():
+            count, length = input_ids_NL.shape
+            positions = torch.arange(start, start + length, device=self.device)
+            rotations = None
+            if self.model.rotary is not None:
+                own = self.model.local_rotary or self.model.rotary
+                lengths = passing.lengths[:count]
+                rotation = self.model.rotary(positions, self.precision.dtype, lengths)
+                local = rotation if own is self.model.rotary else own(positions, self.precision.dtype, lengths)
+                rotations = rotation, local
+            x_NLW = self.model.embeddings(input_ids_NL, positions, None)
+            x_TW = self._body(x_NLW.flatten(0, 1), Chunk((count, length), passing, start, rotations))
+            return x_TW.view(count, length, -1)
 
     def decode(self, input_ids_B: Tensor, passing: Decode) -> Tensor:
         """The body's output [B, W] for one new token of each sequence at work."""
-        positions = passing.positions
-        x_BW = self.model.embeddings(input_ids_B[:, None], positions[:, None], None)[:, 0]
-        rotations = None
-        if self.model.rotary is not None:
-            rotation = self._rotation(self.model.rotary, passing)
-            own = self.model.local_rotary
-            rotations = rotation, rotation if own is None else self._rotation(own, passing)
-        return self._body(x_BW, Step(passing, rotations))
+        with self._weights_as_made():
+            positions = passing.positions
+            x_BW = self.model.embeddings(input_ids_B[:, None], positions[:, None], None)[:, 0]
+            rotations = None
+            if self.model.rotary is not None:
+                rotation = self._rotation(self.model.rotary, passing)
+                own = self.model.local_rotary
+                rotations = rotation, rotation if own is None else self._rotation(own, passing)
+            return self._body(x_BW, Step(passing, rotations))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[T, W] to fp32 [T, V]."""
-        with torch.autocast(self.device.type, enabled=False):
+        with self._weights_as_made():
             logits = self.head(hidden.to(self.precision.dtype)).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
+    def _weights_as_made(self) -> torch.autocast:
+        """Weights are cast when the form is made: autocast would only cast what is to stay in fp32."""
+        return torch.autocast(self.device.type, enabled=False)
+
     def _body(self, x_TW: Tensor, how: Chunk | Step) -> Tensor:
-        # Weights are cast when the form is made: autocast would only cast what is to stay in fp32.
-        with torch.autocast(self.device.type, enabled=False):
-            for block in self.blocks:
-                x_TW = block(x_TW, how)
-            return x_TW if self.norm is None else self.norm(x_TW)
+        for block in self.blocks:
+            x_TW = block(x_TW, how)
+        return x_TW if self.norm is None else self.norm(x_TW)
 
     def _rotation(self, rotary: Rotary, passing: Decode) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines, for x * cosine + roll(x) * sine."""

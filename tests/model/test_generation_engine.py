@@ -165,7 +165,7 @@ def test_adapters_and_other_linear_maps_are_called() -> None:
     sampling = Sampling(temperature=0, max_new_tokens=20, stop_ids=())
     prompts = _prompts()
     for dtype in (torch.float32, torch.bfloat16):
-        model = _model(dtype)
+        model: Any = _model(dtype)
         generator = Generator(model)
         plain = generator.generate(prompts, sampling)
         model.blocks[0].attention.query.adapter = Doubled()
