@@ -34,6 +34,7 @@ class Int4Linear(QuantizedLinear):
         super().__init__(weight.shape[0], weight.shape[1], bias)
         if weight.device.type != "cpu":
             raise ModelError("int4 weights are for CPUs.", hint="Choose nf4 or int8 on this device.")
+        self._whole = self.in_features % GROUP == 0 and self.out_features % _ROWS == 0
         filled = F.pad(weight.detach().float(), (0, -self.in_features % GROUP, 0, -self.out_features % _ROWS))
         groups = filled.view(filled.shape[0], -1, GROUP)
         lowest, highest = groups.amin(dim=2), groups.amax(dim=2)
@@ -49,10 +50,12 @@ class Int4Linear(QuantizedLinear):
         """x W', [..., inputs] to [..., outputs]."""
         if not x.is_cpu:
             raise ModelError("int4 weights are for CPUs.", hint="Choose nf4 or int8 on this device.")
-        rows = x.reshape(-1, self.in_features).contiguous().bfloat16()
-        if self.in_features % GROUP:
-            rows = F.pad(rows, (0, -self.in_features % GROUP))
-        product = torch._weight_int4pack_mm_for_cpu(rows, self.codes, GROUP, self.scales.bfloat16())
+        codes, scales = self.codes, self.scales
+        if x.dim() == 2 and self._whole and x.dtype == scales.dtype == torch.bfloat16 and x.is_contiguous():
+            # Every microsecond counts where one token is written at a time.
+            return torch._weight_int4pack_mm_for_cpu(x, codes, GROUP, scales)
+        rows = F.pad(x.reshape(-1, self.in_features).bfloat16(), (0, -self.in_features % GROUP))
+        product = torch._weight_int4pack_mm_for_cpu(rows.contiguous(), codes, GROUP, scales.bfloat16())
         return product[:, : self.out_features].to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def dense_weight(self) -> Tensor:

@@ -30,6 +30,8 @@ class Int8Linear(QuantizedLinear):
         scale = (weight.detach().abs().amax(dim=1).float() / 127).to(weight.dtype)
         # A row of zeros has codes of zero under any scale.
         scale[scale == 0] = 1
+        # The kernel for few rows reads 16 codes of a row at a time.
+        self._fits = self.in_features % 16 == 0
         self.register_buffer("codes", torch.empty(weight.shape, dtype=torch.int8, device=weight.device))
         self.register_buffer("scale", scale)
         # In pieces, so that no second copy of a large weight is made in float32.
@@ -40,13 +42,14 @@ class Int8Linear(QuantizedLinear):
 
     def multiply(self, x: Tensor) -> Tensor:
         """x W', [..., inputs] to [..., outputs]."""
-        scale = self.scale.to(x.dtype)
-        if x.is_cpu and x.dtype == torch.bfloat16 and self.in_features % 16 == 0:
-            rows = x.reshape(-1, self.in_features).contiguous()
-            if len(rows) <= _MOST_ROWS:
-                return torch._weight_int8pack_mm(rows, self.codes, scale).view(*x.shape[:-1], self.out_features)
+        codes, scale = self.codes, self.scale
+        if x.dtype == torch.bfloat16 and x.is_cpu and self._fits:
+            rows = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).contiguous()
+            if rows.shape[0] <= _MOST_ROWS:
+                product = torch._weight_int8pack_mm(rows, codes, scale.bfloat16())
+                return product if x.dim() == 2 else product.view(*x.shape[:-1], self.out_features)
         # The codes are exact in any float format, so the scale is better applied to the sum.
-        return F.linear(x, self.codes.to(x.dtype)).mul_(scale)
+        return F.linear(x, codes.to(x.dtype)).mul_(scale.to(x.dtype))
 
     def dense_weight(self) -> Tensor:
         """[outputs, inputs], in the scale's dtype."""

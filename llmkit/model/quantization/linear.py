@@ -34,10 +34,13 @@ class QuantizedLinear(Linear):
 
     def project(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs], without the adapter; the gradient reaches `x` and the bias."""
-        x = x.to(compute_dtype(x))
-        tracked = torch.is_grad_enabled() and x.requires_grad
+        dtype = compute_dtype(x)
+        if x.dtype != dtype:
+            x = x.to(dtype)
+        tracked = x.requires_grad and torch.is_grad_enabled()
         product: Tensor = _Product.apply(x, self) if tracked else self.multiply(x)
-        return product if self.bias is None else product + self.bias.to(product.dtype)
+        bias = self.bias
+        return product if bias is None else product + bias.to(product.dtype)
 
     def extra_repr(self) -> str:
         """Shape, for printing."""

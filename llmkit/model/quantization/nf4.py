@@ -53,14 +53,13 @@ class NF4Linear(QuantizedLinear):
 
     def multiply(self, x: Tensor) -> Tensor:
         """x W', [..., inputs] to [..., outputs]."""
-        operations: Any = torch.ops.bitsandbytes
         if self._tiles and x.is_cpu and x.dtype == torch.bfloat16 and x.numel() <= _MOST_ROWS * self.in_features:
             self._order(tiled=True)
-            rows = x.reshape(-1, self.in_features).contiguous()
-            product: Tensor = operations.gemv_4bit(rows, self.codes, self._shape, self.scale, _levels(), BLOCK)
-            return product.view(*x.shape[:-1], self.out_features)
+            product: Tensor = _few_rows()(x.contiguous(), self.codes, self._shape, self.scale, _levels(), BLOCK)
+            return product
         if self.tiled:
             return F.linear(x, self._dense(x.dtype))
+        operations: Any = torch.ops.bitsandbytes
         whole: Tensor = operations.gemm_4bit(x, self.codes, self._shape, self.scale.float(), BLOCK, "nf4")
         return whole
 
@@ -110,6 +109,11 @@ class NF4Linear(QuantizedLinear):
 @functools.cache
 def _has_kernel() -> bool:
     return bool(bitsandbytes().functional.has_avx512bf16())
+
+
+@functools.cache
+def _few_rows() -> Any:
+    return torch.ops.bitsandbytes.gemv_4bit.default
 
 
 @functools.cache
