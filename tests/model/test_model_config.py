@@ -23,6 +23,15 @@ SHAPES: list[dict[str, Any]] = [
     {"family": "llama", "layers": 2, "width": 64},
     {"family": "llama", "layers": 3, "width": 48, "heads": 6, "kv_heads": 2, "mlp_width": 100, "tie_embeddings": False},
     {"family": "llama", "layers": 1, "width": 32, "heads": 2, "head_width": 24},
+    {"family": "mistral", "layers": 2, "width": 64, "window": 40},
+    {"family": "qwen2", "layers": 2, "width": 64},
+    {"family": "qwen3", "layers": 2, "width": 64, "kv_heads": 2, "heads": 4},
+    {"family": "gemma", "layers": 2, "width": 64, "heads": 4, "head_width": 24},
+    {"family": "gemma2", "layers": 3, "width": 64, "window": 40},
+    {"family": "gemma3_text", "layers": 7, "width": 64, "window": 40},
+    {"family": "phi3", "layers": 2, "width": 64},
+    {"family": "olmo2", "layers": 2, "width": 64, "kv_heads": 2, "heads": 4},
+    {"family": "gpt_neox", "layers": 2, "width": 64},
     {"family": "gpt2", "layers": 2, "width": 64, "context": 40},
     {"family": "gpt2", "layers": 1, "width": 60, "heads": 3, "tie_embeddings": False, "mlp_width": 90},
     {"family": "bert", "layers": 2, "width": 64, "context": 40},
@@ -73,6 +82,12 @@ def test_parameters_of_published_models() -> None:
     assert smol.resolve(49152, pad_id=None).parameter_count() == 134_515_008
     llama = ModelSpec(family="llama", layers=32, width=4096, heads=32, mlp_width=11008, tie_embeddings=False)
     assert llama.resolve(32000, pad_id=None).parameter_count() == 6_738_415_616
+    gemma2 = ModelSpec(
+        family="gemma2", layers=26, width=2304, heads=8, kv_heads=4, head_width=256, mlp_width=9216, context=8192
+    )
+    assert gemma2.resolve(256000, pad_id=0).parameter_count() == 2_614_341_888
+    pythia = ModelSpec(family="gpt_neox", layers=12, width=768, tie_embeddings=False)
+    assert pythia.resolve(50304, pad_id=0).parameter_count() == 162_322_944
     bert = ModelSpec(family="bert", layers=12, width=768).resolve(30522, pad_id=0)
     assert bert.parameter_count() == 109_514_298
 
@@ -82,6 +97,17 @@ def test_defaults_of_each_family() -> None:
     assert (llama.heads, llama.kv_heads, llama.head_width, llama.mlp_width, llama.context) == (4, 4, 64, 704, 2048)
     gpt2 = ModelSpec(family="gpt2", layers=6, width=96).resolve(4096, pad_id=0)
     assert (gpt2.heads, gpt2.mlp_width, gpt2.context, gpt2.qkv_bias) == (3, 384, 1024, True)
+    gemma3 = ModelSpec(family="gemma3_text", layers=8, width=256).resolve(4096, pad_id=0)
+    assert (gemma3.window, gemma3.local_layers) == (512, (0, 1, 2, 3, 4, 6, 7))
+    assert (gemma3.rope_theta, gemma3.local_rope_theta, gemma3.activation) == (1_000_000, 10_000, "gelu_tanh")
+    gemma2 = ModelSpec(family="gemma2", layers=5, width=256).resolve(4096, pad_id=0)
+    assert (gemma2.local_layers, gemma2.score_softcap, gemma2.logit_softcap) == ((0, 2, 4), 50, 30)
+    mistral = ModelSpec(family="mistral", layers=2, width=256).resolve(4096, pad_id=0)
+    assert (mistral.window, mistral.local_layers) == (1024, (0, 1))
+    phi3 = ModelSpec(family="phi3", layers=2, width=256).resolve(4096, pad_id=0)
+    assert (phi3.window, phi3.local_layers) == (None, ())
+    pythia = ModelSpec(family="gpt_neox", layers=2, width=256).resolve(4096, pad_id=0)
+    assert (pythia.rotary_share, pythia.parallel_residual, pythia.mlp_width) == (0.25, True, 1024)
     bert = ModelSpec(family="bert", layers=6, width=256, dropout=0.1).resolve(4096, pad_id=0)
     assert (bert.head, bert.causal, bert.token_types, bert.head_dropout) == ("masked-lm", False, 2, 0.1)
 
@@ -96,6 +122,7 @@ REFUSED = [
     ({"width": 33, "heads": 11}, "head_width", "head width of 3 is odd"),
     ({"head_width": 7}, "head_width", "head width of 7 is odd"),
     ({"family": "gpt2", "kv_heads": 2}, "kv_heads", "family gpt2 has no kv_heads"),
+    ({"family": "llama", "window": 5}, "window", "family llama has no window"),
     ({"family": "bert", "rope_theta": 5.0}, "rope_theta", "family bert has no rope_theta"),
     ({"layers": 0}, "layers", "greater than or equal to 1"),
     ({"dropout": 1.0}, "dropout", "less than 1"),
