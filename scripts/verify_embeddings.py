@@ -11,6 +11,7 @@ where a number differs by more than the tolerance.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import sys
@@ -55,9 +56,7 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _sentence_transformers(directory: Path, sentences: Sequence[str]) -> Tensor:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(directory), device="cpu")
+    model = importlib.import_module("sentence_transformers").SentenceTransformer(str(directory), device="cpu")
     encoded: Tensor = model.encode(list(sentences), batch_size=1, convert_to_tensor=True, show_progress_bar=False)
     return encoded
 
