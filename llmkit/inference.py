@@ -13,6 +13,8 @@ from torch import Tensor
 
 from llmkit.config.base import nearest
 from llmkit.errors import ConfigError, ModelError
+from llmkit.model.adapters.open import base_directory, open_adapted
+from llmkit.model.adapters.peft_config import is_adapter
 from llmkit.model.embedding import embed_sequences
 from llmkit.model.generation import Generator
 from llmkit.model.load import load_model
@@ -128,7 +130,8 @@ def model_directory(path_or_name: str, where: str = "") -> Path:
     """The Hugging Face directory, or the GGUF file, that a name or path stands for.
 
     Args:
-        path_or_name: a model directory, a stage's directory (its `model/` is taken), a GGUF file, or "hf:owner/name".
+        path_or_name: a model directory, a stage's directory (its `model/` is taken), a GGUF file, or "hf:owner/name"; a
+            directory may hold an adapter alone.
         where: place of the name, for messages.
 
     Raises:
@@ -140,7 +143,7 @@ def model_directory(path_or_name: str, where: str = "") -> Path:
     if path.suffix == SUFFIX and path.is_file():
         return path
     for candidate in (path / "model", path):
-        if (candidate / "config.json").is_file():
+        if (candidate / "config.json").is_file() or is_adapter(candidate):
             return candidate
     problem = "there is no model here (no config.json)." if path.exists() else "there is no such folder."
     raise ModelError(problem, where=where or path_or_name, hint="Name a model directory, a GGUF file or hf:owner/name.")
@@ -152,7 +155,8 @@ def load(
     """Open a model with its tokenizer.
 
     Args:
-        path_or_name: a model directory, a stage's directory, a GGUF file, or "hf:owner/name".
+        path_or_name: a model directory, a stage's directory, a GGUF file, or "hf:owner/name"; where it is an adapter
+            (PEFT's format), the base model that it names is opened and the adapter put on it.
         dtype: "fp32", "bf16" or "fp16"; by default as stored, where quantized weights count as fp32.
         device: a torch device; by default CUDA where it is at hand, else the CPU.
         quantize: "int8", "int4" (CPUs alone) or "nf4", to keep the weights of linear maps in 8 or 4 bits and the output
@@ -171,6 +175,10 @@ def load(
     directory = model_directory(path_or_name)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     number = None if dtype is None else DTYPES[dtype]
+    if is_adapter(directory):
+        model = open_adapted(directory, dtype=number, device=chosen, quantize=kind)
+        has_tokenizer = (directory / "tokenizer.json").is_file()
+        return LoadedModel(model, load_tokenizer(directory if has_tokenizer else base_directory(directory)))
     model = load_model(directory, dtype=number, device=chosen, quantize=kind)
     return LoadedModel(model, load_tokenizer(directory))
 

@@ -13,12 +13,11 @@ from torch import nn
 from llmkit.console import say
 from llmkit.finetune.config import FinetuneConfig
 from llmkit.finetune.prepare import Prepared
-from llmkit.model.adapters.attach import attach, find_attached, fingerprint
+from llmkit.model.adapters.attach import attach, find_attached
 from llmkit.model.adapters.config import AdapterTraining
 from llmkit.model.adapters.peft import save_adapter
 from llmkit.model.adapters.vocabulary import grow_vocabulary
 from llmkit.model.load import load_model
-from llmkit.model.quantization.quantize import quantize
 from llmkit.model.save import save_model
 from llmkit.model.transformer import Transformer
 from llmkit.store.hub import PREFIX
@@ -33,12 +32,15 @@ def open_model(config: FinetuneConfig, context: Context, prepared: Prepared) -> 
     """The model under the task's head, with rows for new tokens, the ids in its config that end a turn and pad, and the
     adapter where there is one. What is trained is in float32."""
     settings, tokenizer = config.adapter, prepared.tokenizer
-    dtype = base_dtype(config)
-    directory = context.inputs["model"].model_directory
-    if config.task == "chat":
-        model = load_model(directory, head="causal-lm", dtype=dtype, seed=context.seed)
-    else:
-        model = load_model(directory, head="classification", labels=prepared.labels, dtype=dtype, seed=context.seed)
+    model = load_model(
+        context.inputs["model"].model_directory,
+        head="causal-lm" if config.task == "chat" else "classification",
+        labels=prepared.labels if config.task == "classification" else None,
+        dtype=base_dtype(config),
+        quantize=None if settings is None else settings.quantization,
+        quantize_head=False,
+        seed=context.seed,
+    )
     if model.new_parameters:
         say(f"{context.name}: new in this model: {', '.join(model.new_parameters)}")
     known = prepared.known_tokens
@@ -62,18 +64,15 @@ def base_dtype(config: FinetuneConfig) -> torch.dtype:
 
 
 def _attach(model: Transformer, settings: AdapterTraining, seed: int, *, grown: bool) -> None:
-    # Norms are few and small, and their kernels take float32 weights beside activations of any precision.
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            module.float()
-    mark = fingerprint(model)
-    if settings.quantization is not None:
-        quantize(model, settings.quantization, output=False)
     extra = ["embeddings.token"] if grown else []
     if grown and model.config.head in ("causal-lm", "masked-lm") and not model.config.tie_embeddings:
         extra.append("head.projection")
     chosen = settings.model_copy(update={"trainable": [*settings.trainable, *extra]})
-    attach(model, chosen, seed, base_fingerprint=mark)
+    attach(model, chosen, seed)
+    # The residual stream has the precision of the token vectors, and the kernels of norms want weights of the same.
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            module.to(model.embeddings.token.weight.dtype)
 
 
 def _special_ids(model: Transformer, tokenizer: Tokenizer, config: FinetuneConfig) -> dict[str, Any]:

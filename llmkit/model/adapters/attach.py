@@ -60,7 +60,7 @@ class Attached(nn.Module):
         return self.get_buffer(f"base_{self.trained.index(name)}")
 
 
-def attach(model: Transformer, config: AdapterConfig, seed: int, *, base_fingerprint: str | None = None) -> None:
+def attach(model: Transformer, config: AdapterConfig, seed: int) -> None:
     """Put a new adapter on a model, in place; all but the adapter and what `trainable` names is frozen.
 
     Parts that are new in the model (a head that the checkpoint did not hold) are trained in full too. The adapter
@@ -70,7 +70,6 @@ def attach(model: Transformer, config: AdapterConfig, seed: int, *, base_fingerp
         model: without an adapter.
         config: settings.
         seed: of the matrices A; each depends on it and on its name alone.
-        base_fingerprint: of the model before it was quantized; by default its own.
 
     Raises:
         ConfigError: a pattern matches nothing, maps that share an A would have different ranks, or a map shares its
@@ -84,7 +83,7 @@ def attach(model: Transformer, config: AdapterConfig, seed: int, *, base_fingerp
         names = tuple(name for name in map(_module_of, transfer.ours) if name in targets)
         if names:
             placements.append(_placement(names, config))
-    install(model, config, placements, [name for name, _ in modules], base_fingerprint or fingerprint(model))
+    install(model, config, placements, [name for name, _ in modules], fingerprint(model))
     with torch.no_grad():
         for placement in placements:
             first = adapter_of(model, placement.names[0])
@@ -102,7 +101,8 @@ def install(
     """Freeze the model, put adapters with unset A on it, and thaw the modules `trainable`, in float32."""
     if find_attached(model) is not None:
         raise ModelError("the model has an adapter already", hint="Merge it first.")
-    names = [name for placement in placements for name in placement.names]
+    chosen = {name for placement in placements for name in placement.names}
+    names = [name for name in linear_names(model) if name in chosen]
     tied = [name for name in names if _shares_embedding(model, name)]
     if tied:
         raise ConfigError(
@@ -261,8 +261,14 @@ def _placement(names: tuple[str, ...], config: AdapterConfig) -> Placement:
 
 
 def _thaw(model: Transformer, modules: Sequence[str]) -> list[str]:
-    """Make these modules' parameters trainable, in float32; returns all names of theirs."""
+    """Make the parameters of these modules, and of those that share one with them, trainable, in float32.
+
+    Returns:
+        all names of these parameters.
+    """
     chosen = {id(parameter): parameter for name in modules for parameter in _own(model.get_submodule(name))}
+    sharing = [module for module in model.modules() if any(id(parameter) in chosen for parameter in _own(module))]
+    chosen |= {id(parameter): parameter for module in sharing for parameter in _own(module)}
     for parameter in chosen.values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)

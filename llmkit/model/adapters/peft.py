@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +33,7 @@ from llmkit.model.adapters.config import AdapterConfig
 from llmkit.model.adapters.lora import LowRank, MagnitudeLowRank
 from llmkit.model.adapters.peft_config import CONFIG, WEIGHTS, PeftConfig, compact, read_peft_config
 from llmkit.model.adapters.vocabulary import grow_vocabulary, untie
+from llmkit.model.config import Head
 from llmkit.model.facts import read_json
 from llmkit.model.families import FAMILIES
 from llmkit.model.families.base import Family, Transfer
@@ -41,7 +43,7 @@ from llmkit.model.transformer import Transformer
 
 PREFIX = "base_model.model."
 NOTE = "llmkit.json"
-"""A file beside PEFT's two with the base model's fingerprint, by which a wrong base is noticed."""
+"""A file beside PEFT's two with what these do not say: the head, and the base's fingerprint, which tells a wrong one."""
 _A, _B, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 _TASKS = {"causal-lm": "CAUSAL_LM", "classification": "SEQ_CLS", "reward": "SEQ_CLS"}
 _LAYER = re.compile(r".*?\.\d+\.")
@@ -93,7 +95,8 @@ def save_adapter(model: Transformer, directory: str | Path, *, base: str | None 
         "alpha_pattern": {re.escape(s.module): _plain(s.alpha) for s in chosen if s.alpha != alpha},
     }
     _write_json(path / CONFIG, settings)
-    _write_json(path / NOTE, {"base_fingerprint": state.fingerprint})
+    note = {"base_fingerprint": state.fingerprint, "head": model.config.head, "labels": list(model.config.labels)}
+    _write_json(path / NOTE, note)
 
 
 def load_adapter(model: Transformer, directory: str | Path) -> None:
@@ -140,6 +143,26 @@ def load_adapter(model: Transformer, directory: str | Path) -> None:
         for placement in placements:
             _Stack(model, transfers[_module_of(transfers, placement)]).load(low, where)
         _load_full(model, whole, full, where)
+
+
+def read_head(directory: Path) -> tuple[Head | None, tuple[str, ...] | None]:
+    """The head that an adapter's model has, and the names of its classes; None where they are the base model's.
+
+    PEFT says no more of a classifier than its tensors do: their rows are classes without names, one row a reward.
+    """
+    if (directory / NOTE).is_file():
+        note = read_json(directory / NOTE)
+        head, labels = note.get("head"), note.get("labels")
+        if head in get_args(Head) and isinstance(labels, list) and all(isinstance(label, str) for label in labels):
+            return cast(Head, head), tuple(labels) if labels else None
+        raise ModelError("head and labels are none that llmkit writes", where=str(directory / NOTE))
+    if read_peft_config(directory).settings.get("task_type") != _TASKS["classification"]:
+        return None, None
+    tensors = _read_tensors(directory / WEIGHTS)
+    rows = next((len(tensor) for name, tensor in tensors.items() if _is_head(name) and tensor.dim() == 2), 0)
+    if rows == 1:
+        return "reward", None
+    return "classification", tuple(f"LABEL_{index}" for index in range(rows)) or None
 
 
 class _Names:
