@@ -218,6 +218,8 @@ class Tokenizer:
         """Ids that the tokenizer's own post-processing puts before and after a text that stands alone."""
         probe = self._backend.encode("a", add_special_tokens=True)
         inside = [index for index, special in enumerate(probe.special_tokens_mask) if not special]
+        if not inside:  # a vocabulary without the letter
+            return [], []
         return probe.ids[: inside[0]], probe.ids[inside[-1] + 1 :]
 
     @cached_property
