@@ -36,6 +36,9 @@ SHAPES: list[dict[str, Any]] = [
     {"family": "gpt2", "layers": 1, "width": 60, "heads": 3, "tie_embeddings": False, "mlp_width": 90},
     {"family": "bert", "layers": 2, "width": 64, "context": 40},
     {"family": "bert", "layers": 1, "width": 60, "heads": 3, "tie_embeddings": False, "mlp_width": 90},
+    {"family": "roberta", "layers": 2, "width": 64, "context": 40},
+    {"family": "distilbert", "layers": 2, "width": 64, "context": 40, "tie_embeddings": False},
+    {"family": "modernbert", "layers": 4, "width": 64},
 ]
 
 
@@ -44,6 +47,9 @@ def _variants() -> list[ModelConfig]:
     for shape in SHAPES:
         config = ModelSpec(**shape).resolve(97, pad_id=0)
         configs += [config, config.with_head("reward"), config.with_head("classification", ("a", "b", "c"))]
+        configs += [config.with_head("token-classification", ("a", "b", "c")), config.with_head("question-answering")]
+        configs += [config.with_head("embedding")]
+    configs.append(configs[-1].model_copy(update={"transform_bias": True, "norm_bias": True, "head": "masked-lm"}))
     biased = configs[0].model_copy(update={"qkv_bias": True, "output_bias": True, "mlp_bias": True})
     return [*configs, biased]
 
@@ -90,6 +96,12 @@ def test_parameters_of_published_models() -> None:
     assert pythia.resolve(50304, pad_id=0).parameter_count() == 162_322_944
     bert = ModelSpec(family="bert", layers=12, width=768).resolve(30522, pad_id=0)
     assert bert.parameter_count() == 109_514_298
+    roberta = ModelSpec(family="roberta", layers=12, width=768).resolve(50265, pad_id=1)
+    assert roberta.parameter_count() == 124_697_433
+    distilbert = ModelSpec(family="distilbert", layers=6, width=768).resolve(30522, pad_id=0)
+    assert distilbert.parameter_count() == 66_985_530
+    modernbert = ModelSpec(family="modernbert", layers=22, width=768).resolve(50368, pad_id=50283)
+    assert modernbert.parameter_count() == 149_655_232
 
 
 def test_defaults_of_each_family() -> None:
@@ -110,6 +122,11 @@ def test_defaults_of_each_family() -> None:
     assert (pythia.rotary_share, pythia.parallel_residual, pythia.mlp_width) == (0.25, True, 1024)
     bert = ModelSpec(family="bert", layers=6, width=256, dropout=0.1).resolve(4096, pad_id=0)
     assert (bert.head, bert.causal, bert.token_types, bert.head_dropout) == ("masked-lm", False, 2, 0.1)
+    roberta = ModelSpec(family="roberta", layers=6, width=256).resolve(4096, pad_id=3)
+    assert (roberta.context, roberta.position_offset, roberta.token_types) == (512, 4, 1)
+    modern = ModelSpec(family="modernbert", layers=5, width=256).resolve(4096, pad_id=0)
+    assert (modern.window, modern.local_layers) == (64, (1, 2, 4))
+    assert (modern.rope_theta, modern.local_rope_theta) == (160_000, 10_000)
 
 
 REFUSED = [
