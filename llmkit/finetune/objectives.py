@@ -19,6 +19,7 @@ from llmkit.model.transformer import Transformer
 from llmkit.train.contract import LossOutput
 from llmkit.train.losses import LanguageModelHead, language_model_loss
 from llmkit.train.metrics import Window
+from llmkit.train.routing import collector, with_balance
 
 
 class ChatBatch(NamedTuple):
@@ -69,22 +70,25 @@ def collate_texts(examples: Sequences, indices: Indices, pad_id: int) -> TextBat
 class ChatObjective:
     """Cross-entropy of the next token, in nats, summed over what the assistant says; its weight is their number.
 
-    The output projection is computed at these tokens alone.
+    The output projection is computed at these tokens alone. In training of a model with routed experts, their
+    load-balancing loss is added; see `llmkit.train.routing`.
     """
 
     def loss(self, model: nn.Module, batch: ChatBatch) -> LossOutput:
         """Loss of a micro-batch, with the share of tokens that the model would have chosen as `token_accuracy`."""
         transformer = cast(Transformer, model)
         input_ids, attention_mask, positions, targets = _on_device_of(model, batch)
-        hidden_BLW = transformer.hidden(input_ids, attention_mask)
+        routing = collector(transformer)
+        hidden_BLW = transformer.hidden(input_ids, attention_mask, routing=routing)
         hidden_NW = hidden_BLW.flatten(0, 1).index_select(0, positions)
         found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, targets)
-        return LossOutput(
+        output = LossOutput(
             found.sum,
             len(targets),
             {"token_accuracy": (found.right, len(targets))},
             int(batch.attention_mask.sum()),
         )
+        return with_balance(output, transformer, routing, attention_mask)
 
 
 class ClassificationObjective:

@@ -12,20 +12,26 @@ from llmkit.model.transformer import Transformer
 from llmkit.pretrain.batches import Batch, on_device
 from llmkit.train.contract import LossOutput
 from llmkit.train.losses import LanguageModelHead, language_model_loss
+from llmkit.train.routing import collector, with_balance
 
 
 class LanguageModelling:
-    """Cross-entropy in nats, summed over the tokens to be predicted; logits are computed for these alone."""
+    """Cross-entropy in nats, summed over the tokens to be predicted; logits are computed for these alone.
+
+    In training of a model with routed experts, their load-balancing loss too; see `llmkit.train.routing`.
+    """
 
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Loss of a micro-batch; its weight is the number of tokens to be predicted."""
         transformer = cast(Transformer, model)
         batch = on_device(batch, transformer.embeddings.token.weight.device)
-        hidden_NW = transformer.hidden(batch.input_ids, batch.attention_mask).flatten(0, 1)
+        routing = collector(transformer)
+        hidden_NW = transformer.hidden(batch.input_ids, batch.attention_mask, routing=routing).flatten(0, 1)
         if batch.positions is not None:
             hidden_NW = hidden_NW.index_select(0, batch.positions)
         found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, batch.targets)
-        return LossOutput(found.sum, batch.targets.numel(), tokens=batch.input_ids.numel())
+        output = LossOutput(found.sum, batch.targets.numel(), tokens=batch.input_ids.numel())
+        return with_balance(output, transformer, routing, batch.attention_mask)
 
 
 def held_out_loss(batches: Iterable[Batch], bits_per_byte: float | None) -> Callable[[nn.Module], dict[str, float]]:

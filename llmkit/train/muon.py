@@ -59,7 +59,7 @@ class Muon(Optimizer):
     D = (1 - momentum) G + momentum M; W <- (1 - lr weight_decay) W - lr 0.2 sqrt(max(r, c)) UV^T(D).
 
     Args:
-        params: matrices.
+        params: matrices, or stacks of matrices, [..., r, c], each of which is treated alone.
         lr: learning rate.
         momentum: decay of the momentum.
         weight_decay: decoupled weight decay.
@@ -102,7 +102,7 @@ class Muon(Optimizer):
         updates = orthogonalize(directions, self.dtype).to(members[0].dtype)
         if self.row_decay is not None:
             updates = self._evened(members, updates, self.row_decay)
-        size = RMS_OF_ADAMW * max(members[0].shape) ** 0.5
+        size = RMS_OF_ADAMW * max(members[0].shape[-2:]) ** 0.5
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
         torch._foreach_add_(weights, list(updates.unbind()), alpha=-lr * size)
 

@@ -22,7 +22,12 @@ def trainable_parameters(model: nn.Module) -> Named:
 def split_by_decay(model: nn.Module, parameters: Named) -> tuple[Named, Named]:
     """Those that weight decay is for (matrices), and those that it is not for (norms, biases, embeddings)."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed = [pair for pair in parameters if pair[1].dim() >= 2 and id(pair[1]) not in embeddings]
+    decayed = [
+        (name, parameter)
+        for name, parameter in parameters
+        # Experts' biases are matrices by shape alone.
+        if parameter.dim() >= 2 and id(parameter) not in embeddings and not name.endswith(".bias")
+    ]
     names = {name for name, _ in decayed}
     return decayed, [pair for pair in parameters if pair[0] not in names]
 
@@ -38,7 +43,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig, dtype: torch.dty
     if config.name in ("muon", "normuon"):
         inside = {id(parameter) for block in repeated_blocks(model) for parameter in block.parameters()}
         decayed, _ = split_by_decay(model, parameters)
-        hidden = [parameter for _, parameter in decayed if id(parameter) in inside and parameter.dim() == 2]
+        hidden = [parameter for _, parameter in decayed if id(parameter) in inside]
         if hidden:
             optimizers.append(
                 Muon(

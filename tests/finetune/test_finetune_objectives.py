@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from finetune_samples import byte_tokenizer, letter_tokenizer, save_tiny
+from transformers import AutoModelForCausalLM
 
 from llmkit.data.examples import Conversation, LabelledText
 from llmkit.finetune.encoding import Places, encode_conversations, encode_texts
@@ -60,6 +61,24 @@ def test_ids_and_masks_are_those_written_by_hand():
         assert examples.tokens[examples.span(row)].tolist() == ids
         assert examples.targets[examples.span(row)].tolist() == marks
     assert examples.counts.targets == 3 + 2 + 3 + 2
+
+
+def test_the_balance_of_experts_is_that_of_real_tokens(tmp_path):
+    save_tiny(tmp_path, "mixtral", experts=4, experts_per_token=2, router_loss_weight=0.2)
+    examples = encoded()
+    batch = collate_chat(examples, range(len(TALKS)), 0)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        theirs = reference(input_ids=batch.input_ids, attention_mask=batch.attention_mask, output_router_logits=True)
+    model = load_model(tmp_path)
+    plain = ChatObjective().loss(model.eval(), batch)
+    trained = ChatObjective().loss(model.train(), batch)
+    balance, units = trained.metrics["router_loss"]
+    assert units == plain.weight == len(batch.targets)
+    assert float(balance) / units == pytest.approx(theirs.aux_loss.item(), rel=1e-5)
+    expected = plain.sum.item() + 0.2 * units * theirs.aux_loss.item()
+    assert trained.sum.item() == pytest.approx(expected, rel=1e-5)
+    assert "router_loss" not in plain.metrics
 
 
 def reference_chat(model, rows):

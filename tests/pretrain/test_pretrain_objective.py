@@ -59,7 +59,7 @@ def test_the_masked_loss_ignores_what_is_not_hidden() -> None:
     disturbed = hidden.detach().clone().requires_grad_()
     elsewhere = torch.ones(made.input_ids.numel(), dtype=torch.bool)
     elsewhere[made.positions] = False
-    network.hidden = lambda *arguments: disturbed  # type: ignore[method-assign]
+    network.hidden = lambda *arguments, **keywords: disturbed  # type: ignore[method-assign]
     LanguageModelling().loss(network, made).sum.backward()
     assert disturbed.grad is not None
     gradient = disturbed.grad.flatten(0, 1)

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from toy_run import ToyModel
 
+from llmkit.model.initialization import build
+from llmkit.model.spec import ModelSpec
 from llmkit.train.config import OptimizerConfig
 from llmkit.train.muon import Muon, orthogonalize
 from llmkit.train.optimizer import build_optimizers
@@ -179,3 +181,25 @@ def test_normuon_evens_the_rows_of_muons_update() -> None:
     Muon([fresh], lr=1.0, row_decay=0.9).step()
     sizes = fresh.detach().norm(dim=1)
     torch.testing.assert_close(sizes, sizes.mean().expand(5), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("row_decay", [None, 0.9])
+def test_each_matrix_of_a_stack_is_updated_as_if_alone(row_decay: float | None) -> None:
+    generator = torch.Generator().manual_seed(7)
+    start, gradient = torch.randn(2, 3, 4, 6, dtype=torch.float64, generator=generator)
+    stack = nn.Parameter(start.clone())
+    alone = [nn.Parameter(matrix.clone()) for matrix in start]
+    for parameter, slope in ((stack, gradient), *zip(alone, gradient, strict=True)):
+        parameter.grad = slope
+    for parameters in ([stack], alone):
+        Muon(parameters, lr=0.1, weight_decay=0.5, row_decay=row_decay).step()
+    torch.testing.assert_close(stack.detach(), torch.stack([matrix.detach() for matrix in alone]))
+
+
+def test_weights_of_experts_are_matrices_and_their_biases_are_not() -> None:
+    spec = ModelSpec(family="gpt_oss", layers=1, width=16, heads=2, experts=3, experts_per_token=2)
+    groups = names_by_decay(build(spec.resolve(20, pad_id=0), seed=0), "muon")
+    parts = ("router", "experts.gate", "experts.up", "experts.down")
+    assert {f"blocks.0.mlp.{part}.weight" for part in parts} < groups["Muon 0.1"]
+    assert {f"blocks.0.mlp.{part}.bias" for part in parts} < groups["AdamW 0.0"]
+    assert "blocks.0.attention.sinks" in groups["AdamW 0.0"]
