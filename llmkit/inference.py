@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -16,11 +16,13 @@ from llmkit.errors import ConfigError, ModelError
 from llmkit.model.adapters.open import base_directory, open_adapted
 from llmkit.model.adapters.peft_config import is_adapter
 from llmkit.model.embedding import embed_sequences
+from llmkit.model.facts import read_stored
 from llmkit.model.generation import Generator
 from llmkit.model.load import load_model
 from llmkit.model.quantization.config import quantization_of
-from llmkit.model.sampling import Completion, Piece, Sampling
+from llmkit.model.sampling import Completion, Piece, Sampling, TextGenerator
 from llmkit.model.transformer import Transformer
+from llmkit.model.vllm_engine import VLLMGenerator
 from llmkit.store.gguf import SUFFIX, read_gguf
 from llmkit.store.hub import PREFIX, download_model
 from llmkit.tokenizer.gguf import tokenizer_of_gguf
@@ -30,6 +32,9 @@ Messages = Sequence[Mapping[str, str]]
 Prompt = str | Messages
 """A text to go on with, or a conversation to answer."""
 
+Engine = Literal["builtin", "vllm"]
+"""What writes: llmkit's own engine, or vLLM where it is installed."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -38,30 +43,45 @@ class LoadedModel:
     """A model and its tokenizer.
 
     Args:
-        model: `model(input_ids, attention_mask=None)` gives logits.
+        model: `model(input_ids, attention_mask=None)` gives logits. Where vLLM writes, it has no weights.
         tokenizer: text to ids and back.
+        writer: vLLM, or None where the built-in engine writes.
     """
 
     model: Transformer
     tokenizer: Tokenizer
+    writer: TextGenerator | None = None
+    # The built-in engine, kept with the form of the weights that it writes from.
+    _builtin: list[Generator] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Ids that generation starts from: of the text, or of the conversation up to the assistant's next turn."""
         if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
+            # A beginning-of-text token comes first where the tokenizer puts one before texts, as the models expect it.
+            ids = [*self.tokenizer.frame_ids[0], *self.tokenizer.encode(prompt)]
             start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
             return ids if ids or start is None else [start]
         return self.tokenizer.render_conversation([dict(message) for message in prompt], add_generation_prompt=True).ids
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], *, max_batch: int = 64, **sampling: Any) -> list[Completion]:
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_batch: int = 64,
+        each: Sequence[Mapping[str, Any]] | None = None,
+        keys: Sequence[int] | None = None,
+        **sampling: Any,
+    ) -> list[Completion]:
         """Answers to prompts.
 
         Args:
             prompts: one prompt or a list of them; a prompt is a text to go on with, or a list of messages
                 (`{"role": "user", "content": "..."}`) to answer.
-            max_batch: most sequences at work at once.
-            sampling: fields of `llmkit.model.sampling.Sampling` (max_new_tokens, temperature, top_k, top_p, stop, seed,
-                n).
+            max_batch: most sequences at work at once. With vLLM it is given where the model is loaded.
+            each: for each prompt the settings in which it differs from `sampling`.
+            keys: what each prompt's draws depend on besides the seed; by default its place in the list.
+            sampling: fields of `llmkit.model.sampling.Sampling` (max_new_tokens, temperature, top_k, top_p, min_p,
+                repetition_penalty, stop, seed, n).
 
         Returns:
             `n` completions of each prompt, in order.
@@ -73,7 +93,11 @@ class LoadedModel:
         """
         listed = [prompts] if _is_single(prompts) else list(prompts)
         ids = [self.encode_prompt(prompt) for prompt in listed]  # type: ignore[arg-type]
-        return self._generator(max_batch).generate(ids, self.sampling(**sampling))
+        if each is not None and len(each) != len(listed):
+            raise ValueError(f"{len(listed)} prompts but {len(each)} settings")
+        shared = self.sampling(**sampling)
+        settings = [self.sampling(**{**sampling, **own}) if own else shared for own in each or [{}] * len(listed)]
+        return self._generator(max_batch).generate(ids, settings, keys=keys)
 
     def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Piece]:
         """One answer in pieces, as it is written; arguments as for `generate`."""
@@ -115,11 +139,16 @@ class LoadedModel:
             first = error.errors()[0]
             raise ConfigError(f"{first['msg']}.", where=".".join(str(part) for part in first["loc"])) from None
 
-    def _generator(self, max_batch: int) -> Generator:
+    def _generator(self, max_batch: int) -> TextGenerator:
+        if self.writer is not None:
+            return self.writer
         head = self.model.config.head
         if head != "causal-lm":
             raise ModelError(f"a model with a {head} head writes no text.", hint="Name a causal language model.")
-        return Generator(self.model, decode=self.tokenizer.decode, max_batch=max_batch)
+        if not self._builtin:
+            self._builtin.append(Generator(self.model, decode=self.tokenizer.decode))
+        self._builtin[0].max_batch = max_batch
+        return self._builtin[0]
 
 
 def _is_single(prompts: Any) -> bool:
@@ -150,7 +179,11 @@ def model_directory(path_or_name: str, where: str = "") -> Path:
 
 
 def load(
-    path_or_name: str, dtype: str | None = None, device: str | None = None, quantize: str | None = None
+    path_or_name: str,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantize: str | None = None,
+    engine: Engine = "builtin",
 ) -> LoadedModel:
     """Open a model with its tokenizer.
 
@@ -161,17 +194,22 @@ def load(
         device: a torch device; by default CUDA where it is at hand, else the CPU.
         quantize: "int8", "int4" (CPUs alone) or "nf4", to keep the weights of linear maps in 8 or 4 bits and the output
             map in 8; the dtype is then bf16 by default.
+        engine: "builtin", or "vllm" where it is installed; vLLM chooses its device, and quantizes nothing here.
 
     Raises:
         ModelError: no model there, of an unknown architecture, or damaged; or one that cannot be quantized so.
         ArtifactError: no tokenizer beside it.
-        ConfigError: an unknown dtype or quantization.
+        ConfigError: an unknown dtype, quantization or engine, or a combination that vLLM does not offer.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"`{dtype}` is no dtype.", hint=f"Choose among {', '.join(DTYPES)}.")
     kind = None if quantize is None else quantization_of(quantize)
     if kind is not None and dtype is None:
         dtype = "bf16"
+    if engine == "vllm":
+        return _with_vllm(path_or_name, dtype, device, quantize)
+    if engine != "builtin":
+        raise ConfigError(f"`{engine}` is no engine.", hint="Choose builtin or vllm.")
     directory = model_directory(path_or_name)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     number = None if dtype is None else DTYPES[dtype]
@@ -181,6 +219,23 @@ def load(
         return LoadedModel(model, load_tokenizer(directory if has_tokenizer else base_directory(directory)))
     model = load_model(directory, dtype=number, device=chosen, quantize=kind)
     return LoadedModel(model, load_tokenizer(directory))
+
+
+def _with_vllm(path_or_name: str, dtype: str | None, device: str | None, quantize: str | None) -> LoadedModel:
+    for name, value in (("device", device), ("quantize", quantize)):
+        if value is not None:
+            raise ConfigError(f"`{name}` is the built-in engine's.", hint="Leave it out, or choose that engine.")
+    directory = model_directory(path_or_name)
+    if not directory.is_dir():
+        raise ConfigError(
+            "vLLM opens no GGUF file here.", where=str(directory), hint="Turn it into a directory: llmkit import."
+        )
+    config = read_stored(directory).config
+    tokenizer = load_tokenizer(directory)
+    writer = VLLMGenerator(directory, config, decode=tokenizer.decode, dtype=dtype)
+    with torch.device("meta"):
+        model = Transformer(config)
+    return LoadedModel(model, tokenizer, writer)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

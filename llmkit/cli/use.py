@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmkit.cli.options import ModelOption
+from llmkit.cli.prompts import Asked, Shape, answer_row, open_answers, read_prompts
 from llmkit.console import say
-from llmkit.errors import DataError
+from llmkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from llmkit.inference import Prompt
+    from llmkit.inference import LoadedModel
+
+# Prompts that are answered, and written to the file of answers, at a time.
+_BLOCK = 256
 
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Most tokens to write.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token each time.")]
 TopKOption = Annotated[int | None, typer.Option(min=1, help="Draw from the k most likely tokens.")]
 TopPOption = Annotated[float, typer.Option(help="Draw from the fewest tokens that reach this probability.")]
+MinPOption = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Draw from tokens at least this share as likely as the likeliest.")
+]
+PenaltyOption = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1 makes tokens that came before less likely.")
+]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends the answer. Repeatable.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the random draws.")]
 DtypeOption = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; as stored by default.")]
 QuantizeOption = Annotated[
     str | None, typer.Option(help="Weights in fewer bits: int8, int4 (CPU) or nf4. The dtype is then bf16 by default.")
 ]
+DeviceOption = Annotated[str | None, typer.Option(help="A torch device; by default CUDA where it is, else the CPU.")]
+EngineOption = Annotated[str, typer.Option(help="What writes: builtin, or vllm where it is installed.")]
 SystemOption = Annotated[str | None, typer.Option("--system", help="A system message.")]
 
 
@@ -34,7 +44,10 @@ def generate(
     model: ModelOption,
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts; read from standard input where none.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help='JSONL with {"prompt": text} or {"messages": [...]} a line.')
+        Path | None,
+        typer.Option(
+            "--file", "-f", help='JSONL with {"prompt": text} or {"messages": [...]} a line; "sampling": {...} beside.'
+        ),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Take each prompt as a message and answer it.")] = False,
     system: SystemOption = None,
@@ -42,76 +55,71 @@ def generate(
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = None,
     top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
     stop: StopOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Answers for each prompt.")] = 1,
     seed: SeedOption = 0,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most answers at work at once.")] = 64,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+    engine: EngineOption = "builtin",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSONL for the answers; those it holds are not made again.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with log-probabilities.")] = False,
 ) -> None:
     """Go on with texts, or answer messages."""
-    asked = list(_prompts(prompts, file, chat or system is not None, system))
+    asked = list(read_prompts(prompts, file, Shape(chat or system is not None, system)))
     if not asked:
         raise DataError("there is no prompt.", hint="Give one as an argument, by --file, or on standard input.")
+    settings = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "repetition_penalty": repetition_penalty, "stop": tuple(stop or ()), "seed": seed, "n": samples,
+    }  # fmt: skip
+    # What is wrong with the file is said before the model is opened.
+    opened, done = (None, 0) if output is None else open_answers(output, asked, samples)
+    try:
+        if done == len(asked):
+            say(f"{output} holds all {done} answers.")
+            return
+        loaded = _open(model, dtype, quantize, device, engine)
+        for start in range(done, len(asked), _BLOCK):
+            block = asked[start : start + _BLOCK]
+            answers = loaded.generate(
+                [one.prompt for one in block], each=[one.sampling for one in block],
+                keys=range(start, start + len(block)), max_batch=max_batch, **settings,
+            )  # fmt: skip
+            for index, answer in enumerate(answers):
+                one = block[index // samples]
+                if opened is not None:
+                    opened.write(answer_row(one, answer) + "\n")
+                elif as_json:
+                    typer.echo(answer_row(one, answer))
+                else:
+                    last = start + len(block) == len(asked) and index == len(answers) - 1
+                    _show(one, answer.text or "", last)
+            if opened is not None:
+                opened.flush()
+                say(f"{start + len(block)} of {len(asked)} prompts answered")
+    finally:
+        if opened is not None:
+            opened.close()
+
+
+def _show(asked: Asked, text: str, last: bool) -> None:
+    typer.echo((asked.prompt if isinstance(asked.prompt, str) else "") + text)
+    if not last:
+        typer.echo("")
+
+
+def _open(model: str, dtype: str | None, quantize: str | None, device: str | None, engine: str) -> LoadedModel:
     from llmkit.inference import load
 
-    loaded = load(model, dtype=dtype, quantize=quantize)
-    answers = loaded.generate(
-        asked, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        stop=tuple(stop or ()), seed=seed, n=samples,
-    )  # fmt: skip
-    for index, answer in enumerate(answers):
-        prompt = asked[index // samples]
-        if as_json:
-            key = "prompt" if isinstance(prompt, str) else "messages"
-            row = {
-                key: prompt, "text": answer.text, "token_ids": answer.token_ids,
-                "logprobs": [round(value, 6) for value in answer.logprobs], "finish_reason": answer.finish_reason,
-            }  # fmt: skip
-            typer.echo(json.dumps(row, ensure_ascii=False))
-        else:
-            typer.echo((prompt if isinstance(prompt, str) else "") + (answer.text or ""))
-            if index < len(answers) - 1:
-                typer.echo("")
-
-
-def _prompts(words: list[str] | None, file: Path | None, chat: bool, system: str | None) -> Iterator[Prompt]:
-    """Prompts from arguments, else from the file, else from standard input as one text."""
-
-    def shaped(text: str) -> Prompt:
-        if not chat:
-            return text
-        first = [{"role": "system", "content": system}] if system else []
-        return [*first, {"role": "user", "content": text}]
-
-    if words:
-        yield from (shaped(word) for word in words)
-    if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"the file cannot be read: {error}.", where=str(file)) from None
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _row(line, f"{file}:{number}", shaped)
-    elif not words and not sys.stdin.isatty():
-        text = sys.stdin.read()
-        if text:
-            yield shaped(text.rstrip("\n") if chat else text)
-
-
-def _row(line: str, where: str, shaped: Any) -> Prompt:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"the line is not JSON: {error}.", where=where) from None
-    if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-        prompt: Prompt = shaped(row["prompt"])
-        return prompt
-    if isinstance(row, dict) and isinstance(row.get("messages"), list):
-        messages: list[dict[str, str]] = row["messages"]
-        return messages
-    raise DataError("the line has neither a text `prompt` nor a list of `messages`.", where=where)
+    if engine not in ("builtin", "vllm"):
+        raise ConfigError(f"`{engine}` is no engine.", where="--engine", hint="Choose builtin or vllm.")
+    return load(model, dtype=dtype, device=device, quantize=quantize, engine="vllm" if engine == "vllm" else "builtin")
 
 
 def chat(
@@ -121,19 +129,24 @@ def chat(
     temperature: TemperatureOption = 0.7,
     top_k: TopKOption = None,
     top_p: TopPOption = 0.95,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
     seed: SeedOption = 0,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+    engine: EngineOption = "builtin",
 ) -> None:
     """Talk with a model.
 
     /new starts over, /quit (or Ctrl-D) leaves; Ctrl-C stops an answer.
     """
-    from llmkit.inference import load
-
-    loaded = load(model, dtype=dtype, quantize=quantize)
+    loaded = _open(model, dtype, quantize, device, engine)
     first = [{"role": "system", "content": system}] if system else []
     messages = list(first)
+    with suppress(ImportError):
+        # Gives `input` arrow keys and the lines entered before.
+        import readline  # noqa: F401
     say("/new starts over, /quit leaves.")
     turn = 0
     while True:
@@ -154,7 +167,7 @@ def chat(
         try:
             pieces = loaded.stream(
                 _fitting(loaded, messages, max_new_tokens), max_new_tokens=max_new_tokens, temperature=temperature,
-                top_k=top_k, top_p=top_p, seed=seed + turn,
+                top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed + turn,
             )  # fmt: skip
             for piece in pieces:
                 written.append(piece.text)

@@ -35,7 +35,7 @@ class VLLMGenerator:
         max_batch: most sequences at work at once.
 
     Raises:
-        ModelError: vLLM is not installed, or the model is none that it can open from here.
+        ModelError: vLLM is not installed, or the model writes no text.
     """
 
     def __init__(
@@ -44,10 +44,6 @@ class VLLMGenerator:
     ) -> None:  # fmt: skip
         if config.head != "causal-lm":
             raise ModelError(f"a model with a {config.head} head writes no text.", where=str(path))
-        if not path.is_dir():
-            raise ModelError(
-                "vLLM opens Hugging Face directories alone.", where=str(path), hint="Turn it into one: llmkit import."
-            )
         try:
             vllm = import_module("vllm")
         except ImportError:
