@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmkit.errors import ModelError
+from llmkit.errors import DataError, ModelError
 from llmkit.model.transformer import Transformer
 
 
@@ -22,17 +22,21 @@ def embed_sequences(model: Transformer, sequences: Sequence[Sequence[int]], batc
 
     Args:
         model: with an embedding head, in evaluation mode.
-        sequences: token ids of each text, at least one.
+        sequences: token ids of each text.
         batch_size: most sequences at once.
 
     Raises:
         ModelError: the model has another head.
+        DataError: a sequence has no tokens.
     """
     if model.config.head != "embedding":
         raise ModelError(
             f"a model with a {model.config.head} head gives no embeddings.",
-            hint='Open it with head="embedding", or name a sentence model.',
+            hint='Open it by load_model(..., head="embedding"), or name a sentence model.',
         )
+    empty = next((index for index, ids in enumerate(sequences) if not len(ids)), None)
+    if empty is not None:
+        raise DataError(f"sequence {empty} has no tokens, and so no embedding.")
     order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
     embeddings = torch.empty(len(sequences), model.config.width)
     for start in range(0, len(order), batch_size):
