@@ -1,8 +1,8 @@
 """Chat templates: jinja2 text that turns messages into one string, and where in it the assistant speaks.
 
 Templates are those of Hugging Face: the same variables, block trimming, `raise_exception`, `tojson`, loop controls and
-`{% generation %}` blocks. They come with models from anywhere, so they run in a sandbox. The date is not among the
-variables: what a template gives depends on the messages alone.
+`{% generation %}` blocks. They come with models from anywhere, so they run in a sandbox. The day that `strftime_now`
+tells is always the same: what a template gives depends on the messages alone.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SecurityError
 
 from llmkit.errors import ConfigError, DataError
+from llmkit.tokenizer.sandbox import BoundedEnvironment
 
 ROLES = ("system", "user", "assistant")
+_LONGEST_SOURCE = 1_000_000
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
@@ -50,8 +53,23 @@ def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Not jinja2's own, which writes signs of HTML as escapes.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+_TODAY = datetime(2024, 7, 26, tzinfo=UTC)
+"""The day that Llama 3's templates take where they are not told one."""
+
+
+def _format_date(form: str) -> str:
+    return _TODAY.strftime(form)
 
 
 class ChatTemplate:
@@ -70,14 +88,21 @@ class ChatTemplate:
         self._variables = dict(variables)
         self._marks = (f"{nonce}(", f"{nonce})")
         self.has_generation_blocks = _GENERATION.search(source) is not None
-        environment = ImmutableSandboxedEnvironment(
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
         )
-        environment.filters["tojson"] = _to_json
+        environment.add_filter("tojson", _to_json)
         environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _format_date
         environment.globals["generation_marks"] = self._marks
+        self._environment = environment
+        if len(source) > _LONGEST_SOURCE:
+            raise ConfigError(f"the chat template is longer than {_LONGEST_SOURCE:,} characters.")
         try:
-            self._template = environment.from_string(source)
+            with environment.bounded():
+                self._template = environment.from_string(source)
+        except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError, SecurityError):
+            raise ConfigError("the chat template is no valid jinja2: it is nested too deeply, or too large.") from None
         except TemplateSyntaxError as error:
             raise ConfigError(
                 f"the chat template is no valid jinja2: {error.message}, in its line {error.lineno}."
@@ -119,13 +144,16 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         plain = [{"role": message["role"], "content": message["content"]} for message in messages]
         try:
-            return self._template.render(
-                **self._variables,
-                messages=plain,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-            )
+            with self._environment.bounded():
+                return self._template.render(
+                    **self._variables,
+                    messages=plain,
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=add_generation_prompt,
+                )
+        except (RecursionError, MemoryError):
+            raise DataError("the chat template does not come to an end on these messages.") from None
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise DataError(f"the chat template does not take these messages: {error}.") from None
 
