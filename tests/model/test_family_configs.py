@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from llmkit.errors import ModelError
+from llmkit.model import families
 from llmkit.model.config import ModelConfig
 from llmkit.model.facts import read_stored
 from llmkit.model.families import FAMILIES
@@ -312,3 +313,12 @@ def test_opens_the_text_model_of_a_multimodal_gemma3(names: str, tmp_path: Path)
         alone = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "text")
         assert type(alone).__name__ == "Gemma3ForCausalLM"
         assert torch.allclose(alone(input_ids).logits, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_the_worked_example_of_the_docs_is_the_module_and_short() -> None:
+    root = Path(families.__file__).parents[3]
+    module = Path(families.__file__).with_name("phi3.py").read_text()
+    page = (root / "docs" / "families.md").read_text()
+    assert module in page
+    assert len(module.splitlines()) < 150
+    assert all(f"`{name}`" in page for name in FAMILIES)
