@@ -18,5 +18,10 @@ StageOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="A model directory, a stage's directory, or hf:owner/name.", show_default=False),
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model directory, a stage's directory, a GGUF file, or hf:owner/name.",
+        show_default=False,
+    ),
 ]

@@ -236,6 +236,7 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         ({"llama.block_count": 1 << 31}, "layers are announced"),
+        ({"split.count": 3}, "one of 3 parts"),
         ({"llama.block_count": 3}, "missing blk.2"),
         ({"llama.block_count": 0}, "must be above zero"),
         ({"llama.embedding_length": 1 << 30}, "announced, but no tensor is wider"),

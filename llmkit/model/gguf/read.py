@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Sequence
 from math import prod
@@ -19,8 +20,8 @@ from llmkit.model.gguf.settings import architecture_of_file, stored_of_gguf
 from llmkit.model.tensors import StoredTensor
 from llmkit.store.gguf import GGUFFile, TensorEntry, read_gguf
 
-CHUNK = 1 << 20
-"""Values dequantized at a time: some megabytes of scratch memory, whatever the size of the tensor."""
+CHUNK = 1 << 18
+"""Values dequantized at a time: a few megabytes of scratch memory, whatever the size of the tensor."""
 
 _PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -40,6 +41,11 @@ def open_gguf(
         ModelError: damaged, of an unknown architecture, or of types that are no weights.
     """
     file = read_gguf(path)
+    parts = file.get("split.count", int, 1)
+    if parts > 1:
+        raise ModelError(
+            f"this is one of {parts} parts of a model.", where=str(path), hint="Join them with llama.cpp's gguf-split."
+        )
     factors = {name: _factors(file, name) for name in _FACTORS if name in file.tensors}
     stored = stored_of_gguf(file, factors, head, labels)
     permuted = architecture_of_file(file).permuted
@@ -112,7 +118,7 @@ def _read_rows(path: Path, entry: TensorEntry, first: int, last: int) -> Tensor:
     if len(entry.shape) == 1:
         # The values of a block may be several rows of a vector, so it is read whole.
         return _decode(_bytes_at(path, entry.offset, entry.size), entry.type)[first:last]
-    result = torch.empty((last - first, *entry.shape[1:]), dtype=_PLAIN.get(entry.type, torch.float32))
+    result = _scratch((last - first, *entry.shape[1:]), _PLAIN.get(entry.type, torch.float32))
     row_size = entry.size // entry.shape[0]
     step = max(CHUNK // prod(entry.shape[1:]), 1)
     for row in range(first, last, step):
@@ -120,6 +126,15 @@ def _read_rows(path: Path, entry: TensorEntry, first: int, last: int) -> Tensor:
         data = _bytes_at(path, entry.offset + row * row_size, len(part) * row_size)
         part.copy_(_decode(data, entry.type).view(part.shape))
     return result
+
+
+def _scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that goes back to the system once it is let go.
+
+    The C library's allocator would keep the holes that it leaves between the weights of the model being read.
+    """
+    size = prod(shape) * dtype.itemsize
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape) if size else torch.empty(shape, dtype=dtype)
 
 
 def _bytes_at(path: Path, offset: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
