@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
-from jinja2.sandbox import SecurityError
 
 from llmkit.errors import ConfigError, DataError
 from llmkit.tokenizer.sandbox import BoundedEnvironment
