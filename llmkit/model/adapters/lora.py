@@ -75,7 +75,7 @@ class MagnitudeLowRank(LowRank):
         weight = linear.dense_weight().detach().to(a.dtype)
         self.register_buffer("base_squares", weight.square().sum(1), persistent=False)
         self.magnitude = nn.Parameter(self.base_squares.sqrt())
-        self._lengths: tuple[tuple[int, ...], Tensor] | None = None
+        self._kept: tuple[tuple[int, ...], Tensor] | None = None
 
     def forward(self, linear: Linear, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
@@ -89,20 +89,27 @@ class MagnitudeLowRank(LowRank):
         ratio = self.magnitude / self.lengths(linear)
         return (base + (ratio - 1) * direct + ratio * self.scale * self.change(seen)).to(base.dtype)
 
-    @torch.no_grad()
     def lengths(self, linear: Linear) -> Tensor:
-        """[outputs], the lengths of the rows of W + scale x B A; computed anew when A or B has changed."""
-        parts = (self.a, self.b)
-        mark = tuple(number for part in parts for number in (part._version, part.data_ptr()))
-        if self._lengths is not None and self._lengths[0] == mark:
-            return self._lengths[1]
+        """[outputs], the lengths of the rows of W + scale x B A, without gradients.
+
+        Between passes without gradients they are kept while A and B stay as they are. Fused optimizers change
+        parameters without counting it as a version, but only after a pass with gradients, which forgets them.
+        """
+        if torch.is_grad_enabled():
+            self._kept = None
+            return self._row_lengths(linear)
+        mark = tuple(number for part in (self.a, self.b) for number in (part._version, part.data_ptr()))
+        if self._kept is None or self._kept[0] != mark:
+            self._kept = (mark, self._row_lengths(linear))
+        return self._kept[1]
+
+    @torch.no_grad()
+    def _row_lengths(self, linear: Linear) -> Tensor:
         with torch.autocast(self.a.device.type, enabled=False):
             crossed = linear.dense_weight().to(self.a.dtype) @ self.a.t()
             squares = self.base_squares + 2 * self.scale * (crossed * self.b).sum(1)
             squares += self.scale**2 * ((self.b @ (self.a @ self.a.t())) * self.b).sum(1)
-        found = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
-        self._lengths = (mark, found)
-        return found
+        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
     @torch.no_grad()
     def merged_weight(self, linear: Linear) -> Tensor:

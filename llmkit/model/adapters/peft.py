@@ -43,7 +43,7 @@ from llmkit.model.transformer import Transformer
 
 PREFIX = "base_model.model."
 NOTE = "llmkit.json"
-"""A file beside PEFT's two with what these do not say: the head, and the base's fingerprint, which tells a wrong one."""
+"""A file beside PEFT's two with what these do not say: the head, and the base's fingerprint, by which one is known."""
 _A, _B, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 _TASKS = {"causal-lm": "CAUSAL_LM", "classification": "SEQ_CLS", "reward": "SEQ_CLS"}
 _LAYER = re.compile(r".*?\.\d+\.")
