@@ -77,6 +77,7 @@ class FinetuneConfig(TrainConfig):
             # How many of them are new is known once the tokenizer is there.
             given.pop("vocab_size", None)
             given.pop("parameters", None)
+            given.pop("active_parameters", None)
         if self.task == "chat":
             given |= {"head": "causal-lm", "labels": []}
             if self.chat_template is not None:

@@ -238,5 +238,6 @@ def plan(config: FinetuneConfig, inputs: Mapping[str, Facts]) -> Plan:
     tokens = config.steps * config.batch_size * longest
     notes = ["tokens are reckoned as if every example were as long as it may be"]
     # The backward pass makes gradients of what is trained alone, beside those of the activations.
-    flops = (4.0 * parameters + 2.0 * trained) * tokens
+    active = inputs["model"].get("active_parameters") or parameters
+    flops = (4.0 * active + 2.0 * min(trained, active)) * tokens
     return Plan(trained, tokens, flops, memory, notes)

@@ -209,6 +209,10 @@ class ModelConfig(BaseModel):
         """The number of parameters, head included, shared ones counted once."""
         return cost.parameter_count(self)
 
+    def active_parameter_count(self) -> int:
+        """Those of them that work for any one token: of routed experts only as many as a token goes through."""
+        return cost.active_parameter_count(self)
+
     def flops_per_sequence(self, length: int, *, backward: bool = True) -> int:
         """Matrix-multiplication FLOPs of one sequence of `length` tokens; see `llmkit.model.cost`."""
         return cost.flops_per_sequence(self, length, backward=backward)

@@ -22,6 +22,14 @@ def parameter_count(config: ModelConfig) -> int:
     return embeddings + layers - skipped + final_norm + _head(config)
 
 
+def active_parameter_count(config: ModelConfig) -> int:
+    """Those of them that work for any one token: of routed experts only as many as a token goes through."""
+    if not config.experts:
+        return parameter_count(config)
+    idle = (config.experts - config.experts_per_token) * _expert(config)
+    return parameter_count(config) - (config.layers - len(config.dense_layers)) * idle
+
+
 def _linear(inputs: int, outputs: int, bias: bool) -> int:
     return inputs * outputs + (outputs if bias else 0)
 
@@ -45,10 +53,13 @@ def _mlp(config: ModelConfig) -> int:
     return count + _linear(config.mlp_width, config.width, config.mlp_bias)
 
 
+def _expert(config: ModelConfig) -> int:
+    inner = 2 * _linear(config.width, config.expert_width, config.expert_bias)
+    return inner + _linear(config.expert_width, config.width, config.expert_bias)
+
+
 def _experts(config: ModelConfig) -> int:
-    one = 2 * _linear(config.width, config.expert_width, config.expert_bias)
-    one += _linear(config.expert_width, config.width, config.expert_bias)
-    return config.experts * one + _linear(config.width, config.experts, config.expert_bias)
+    return config.experts * _expert(config) + _linear(config.width, config.experts, config.expert_bias)
 
 
 def _head(config: ModelConfig) -> int:

@@ -139,7 +139,8 @@ def read_model_facts(directory: str | Path) -> dict[str, Any]:
 
     Returns:
         family, head (None for a body alone), labels, causal, vocab_size, context, width, layers, linears (inputs and
-        outputs of a block's linear maps), pad_id, eos_ids, and parameters (their number by the closed form).
+        outputs of a block's linear maps), pad_id, eos_ids, parameters (their number by the closed form) and, where
+        experts are routed, active_parameters (those that work for any one token).
 
     Raises:
         ModelError: as for `read_stored`.
@@ -151,6 +152,7 @@ def read_model_facts(directory: str | Path) -> dict[str, Any]:
     named = not alone or read_embedding_settings(path, read_json) is not None
     stored = read_stored(path, head=None if named else family.own_head())
     config = stored.config
+    active = {"active_parameters": config.active_parameter_count()} if config.experts else {}
     return {
         "family": config.family,
         "head": stored.head,
@@ -164,4 +166,5 @@ def read_model_facts(directory: str | Path) -> dict[str, Any]:
         "pad_id": config.pad_id,
         "eos_ids": list(config.eos_ids),
         "parameters": config.parameter_count(),
+        **active,
     }

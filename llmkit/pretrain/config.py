@@ -114,6 +114,7 @@ class PretrainConfig(TrainConfig):
         }
         if vocab_size is not None:
             facts |= {"vocab_size": vocab_size, "parameters": config.parameter_count()}
+            facts |= {"active_parameters": config.active_parameter_count()} if config.experts else {}
         if tokens.get("chat_template") is not None:
             facts["chat_template"] = tokens.get("chat_template")
         return facts
@@ -163,7 +164,7 @@ class PretrainConfig(TrainConfig):
             yield Finding(
                 "the tokenizer of these tokens has no mask token, which the masked objective needs.",
                 key="data",
-                hint="Train a tokenizer with `algorithm: wordpiece`, or a causal model.",
+                hint="Train a tokenizer with `algorithm: wordpiece` or with `masked: true`, or a causal model.",
             )
         if objective == "causal" and differs(self, "mask"):
             yield Finding("the causal objective masks nothing.", key="mask", hint="Remove the key.")

@@ -208,4 +208,5 @@ def plan(config: RLHFConfig, inputs: Mapping[str, Facts]) -> Plan:
         longest = min(context, config.rollouts.max_prompt_length + config.rollouts.max_new_tokens)
     tokens = config.steps * config.batch_size * longest
     notes = ["tokens are reckoned as if every example were as long as it may be"]
-    return Plan(parameters, tokens, 6.0 * parameters * tokens, memory, notes)
+    active = inputs["model"].get("active_parameters") or parameters
+    return Plan(parameters, tokens, 6.0 * active * tokens, memory, notes)

@@ -32,6 +32,9 @@ SHAPES: list[dict[str, Any]] = [
     {"family": "phi3", "layers": 2, "width": 64},
     {"family": "olmo2", "layers": 2, "width": 64, "kv_heads": 2, "heads": 4},
     {"family": "gpt_neox", "layers": 2, "width": 64},
+    {"family": "mixtral", "layers": 2, "width": 32, "experts": 5, "experts_per_token": 3},
+    {"family": "qwen3_moe", "layers": 2, "width": 32, "kv_heads": 1, "head_width": 20, "expert_width": 7},
+    {"family": "gpt_oss", "layers": 2, "width": 32, "experts": 6, "tie_embeddings": False},
     {"family": "gpt2", "layers": 2, "width": 64, "context": 40},
     {"family": "gpt2", "layers": 1, "width": 60, "heads": 3, "tie_embeddings": False, "mlp_width": 90},
     {"family": "bert", "layers": 2, "width": 64, "context": 40},
@@ -51,7 +54,8 @@ def _variants() -> list[ModelConfig]:
         configs += [config.with_head("embedding")]
     configs.append(configs[-1].model_copy(update={"transform_bias": True, "norm_bias": True, "head": "masked-lm"}))
     biased = configs[0].model_copy(update={"qkv_bias": True, "output_bias": True, "mlp_bias": True})
-    return [*configs, biased]
+    mixed = next(config for config in configs if config.family == "qwen3_moe").model_copy(update={"dense_layers": (1,)})
+    return [*configs, biased, mixed]
 
 
 @pytest.mark.parametrize("config", _variants(), ids=lambda config: f"{config.family}-{config.head}")
@@ -74,6 +78,21 @@ def test_flops_are_those_that_torch_counts(config: ModelConfig) -> None:
     assert config.flops_per_token(length) * length == config.flops_per_sequence(length)
 
 
+def test_parameters_that_work_for_a_token_are_those_with_a_gradient() -> None:
+    for config in _variants():
+        model = build(config, seed=0)
+        model(torch.zeros((1, 1), dtype=torch.int64)).sum().backward()
+        experts = config.experts or 1
+        active = 0
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            routed = ".experts." in name
+            # A bias of an expert has a gradient where its token has one.
+            used = int(parameter.grad.view(experts, -1).any(dim=1).sum()) if routed else experts
+            active += parameter.numel() * used // experts
+        assert config.active_parameter_count() == active
+
+
 def test_flops_of_a_known_model() -> None:
     """GPT-2 small: 6 x (85M in blocks + 38.6M in the tied projection) + 12 x 12 x 768 x 1024 for attention."""
     config = ModelSpec(family="gpt2", layers=12, width=768).resolve(50257, pad_id=None)
@@ -94,6 +113,11 @@ def test_parameters_of_published_models() -> None:
     assert gemma2.resolve(256000, pad_id=0).parameter_count() == 2_614_341_888
     pythia = ModelSpec(family="gpt_neox", layers=12, width=768, tie_embeddings=False)
     assert pythia.resolve(50304, pad_id=0).parameter_count() == 162_322_944
+    mixtral = ModelSpec(
+        family="mixtral", layers=32, width=4096, heads=32, kv_heads=8, expert_width=14336, tie_embeddings=False
+    ).resolve(32000, pad_id=None)
+    assert mixtral.parameter_count() == 46_702_792_704
+    assert mixtral.active_parameter_count() == 12_879_925_248
     bert = ModelSpec(family="bert", layers=12, width=768).resolve(30522, pad_id=0)
     assert bert.parameter_count() == 109_514_298
     roberta = ModelSpec(family="roberta", layers=12, width=768).resolve(50265, pad_id=1)
@@ -102,6 +126,16 @@ def test_parameters_of_published_models() -> None:
     assert distilbert.parameter_count() == 66_985_530
     modernbert = ModelSpec(family="modernbert", layers=22, width=768).resolve(50368, pad_id=50283)
     assert modernbert.parameter_count() == 149_655_232
+
+
+@pytest.mark.parametrize(("layers", "experts", "total", "active"), [(24, 32, 20.91, 3.61), (36, 128, 116.83, 5.13)])
+def test_parameters_of_gpt_oss(layers: int, experts: int, total: float, active: float) -> None:
+    """In billions, as its model card has them; among the active ones it does not count the token vectors."""
+    shape = {"layers": layers, "width": 2880, "heads": 64, "kv_heads": 8, "head_width": 64, "experts": experts}
+    spec = ModelSpec(family="gpt_oss", tie_embeddings=False, **shape)  # type: ignore[arg-type]
+    config = spec.resolve(201088, pad_id=None)
+    assert config.parameter_count() / 1e9 == pytest.approx(total, abs=0.006)
+    assert (config.active_parameter_count() - 201088 * 2880) / 1e9 == pytest.approx(active, abs=0.006)
 
 
 def test_defaults_of_each_family() -> None:

@@ -200,18 +200,21 @@ def test_what_is_not_there_yet_is_not_checked(tmp_path: Path) -> None:
     assert stage.check(config, Context("p", 1, tmp_path, {"data": write_tokens(tmp_path / "tokens")})) == []
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "mixtral", "qwen3_moe"])
 def test_planned_activations_are_those_that_autograd_keeps(tmp_path: Path, family: str) -> None:
     shape = {"family": family, "layers": 3, "width": 128, "heads": 2, "context": 64}
     config = PretrainConfig.model_validate({"data": "tokens", "model": shape, "batch_size": 8})
     planned = stage.plan(config, {"data": Facts("tokens", {"vocab_size": 500})}).memory_bytes["activations"]
     model = build(config.architecture(500), seed=0).train()
     weights = {parameter.data_ptr() for parameter in model.parameters()}
+    routed = {shape for p in model.parameters() if p.dim() == 3 for shape in (p.shape[1:], p.shape[:0:-1])}
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         # The copies of weights in bfloat16 have two dimensions of other sizes than the 8 x 64 tokens.
-        if tensor.data_ptr() not in weights and 512 in (tensor.shape[0], tensor.shape[0] * 64, tensor.shape[0] * 32):
+        of_all = 512 in (tensor.shape[0], tensor.shape[0] * 64, tensor.shape[0] * 32)
+        of_experts = bool(routed) and tensor.dim() == 2 and tensor.shape not in routed
+        if tensor.data_ptr() not in weights and (of_all or of_experts):
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
