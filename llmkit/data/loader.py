@@ -60,7 +60,7 @@ class TokenWindows:
                 raise DataError(
                     "the tokenizer of these tokens has no [CLS] and [SEP], which masked windows need.",
                     where=str(directory),
-                    hint="Train a `wordpiece` tokenizer, or choose the causal objective.",
+                    hint="Train a `wordpiece` tokenizer or a `masked` one, or choose the causal objective.",
                 )
             self._frame = (cls, sep)
         if length < (3 if masked else 1):

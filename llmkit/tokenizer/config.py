@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from llmkit.config.base import Facts, Finding, Input, StageConfig
-from llmkit.tokenizer.special import BPE_TOKENS, WORDPIECE_TOKENS
+from llmkit.config.base import Facts, Finding, Input, StageConfig, differs
+from llmkit.tokenizer.special import BPE_TOKENS, MASKED_BPE_TOKENS, WORDPIECE_TOKENS
 from llmkit.tokenizer.templates import check_template_name, template_inputs
 
 _BYTES = 256
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-_ONLY_FOR = {"digits": "bpe", "chat_template": "bpe", "lowercase": "wordpiece"}
+_ONLY_FOR = {"digits": "bpe", "chat_template": "bpe", "masked": "bpe", "lowercase": "wordpiece"}
 
 
 class TokenizerConfig(StageConfig):
@@ -26,7 +26,9 @@ class TokenizerConfig(StageConfig):
     data: str
     """Documents whose training part the tokenizer learns from: a stage or a path."""
     algorithm: Literal["bpe", "wordpiece"] = "bpe"
-    """bpe: byte-level, for causal models, loses nothing. wordpiece: as BERT has it, for masked models."""
+    """bpe: byte-level, loses nothing; for causal models, or masked ones with `masked`. wordpiece: as BERT has it."""
+    masked: bool = False
+    """For masked models (bpe only): <s>, </s> and <mask> as RoBERTa has them, and no turns of conversations."""
     vocab_size: int = Field(default=32_768, ge=1, le=2**31 - 1)
     """Number of tokens wanted, special tokens included; a small corpus may give fewer."""
     min_frequency: int = Field(default=2, ge=1)
@@ -48,14 +50,14 @@ class TokenizerConfig(StageConfig):
 
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """A tokenizer of at most the size asked for."""
-        bpe = self.algorithm == "bpe"
+        masked = self.masked or self.algorithm == "wordpiece"
         return Facts(
             "tokenizer",
             {
                 "vocab_size": self.vocab_size,
                 "algorithm": self.algorithm,
-                "chat_template": bpe and self.chat_template is not None,
-                "mask_token": not bpe,
+                "chat_template": not masked and self.chat_template is not None,
+                "mask_token": masked,
             },
         )
 
@@ -71,11 +73,20 @@ class TokenizerConfig(StageConfig):
                     key=key,
                     hint="Remove the key.",
                 )
+        if self.masked and self.chat_template is not None and differs(self, "chat_template"):
+            yield Finding(
+                "a tokenizer for masked models has no chat template.", key="chat_template", hint="Remove the key."
+            )
         yield from check_template_name("chat_template", self.chat_template)
 
+    def own_tokens(self) -> tuple[str, ...]:
+        """The special tokens that such a tokenizer always has; they take the first ids, in this order."""
+        if self.algorithm == "wordpiece":
+            return WORDPIECE_TOKENS
+        return MASKED_BPE_TOKENS if self.masked else BPE_TOKENS
+
     def _check_size(self) -> Iterator[Finding]:
-        own = BPE_TOKENS if self.algorithm == "bpe" else WORDPIECE_TOKENS
-        special = len(own) + len(self.special_tokens)
+        special = len(self.own_tokens()) + len(self.special_tokens)
         least = special + (_BYTES if self.algorithm == "bpe" else 1)
         if self.vocab_size < least:
             rest = f" and the {_BYTES} bytes" if self.algorithm == "bpe" else " and a character"
@@ -86,7 +97,7 @@ class TokenizerConfig(StageConfig):
             )
 
     def _check_special_tokens(self) -> Iterator[Finding]:
-        seen = set(BPE_TOKENS if self.algorithm == "bpe" else WORDPIECE_TOKENS)
+        seen = set(self.own_tokens())
         for index, text in enumerate(self.special_tokens):
             key = f"special_tokens.{index}"
             if not _SPECIAL.fullmatch(text):

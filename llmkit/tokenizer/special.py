@@ -9,6 +9,10 @@ TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 BPE_TOKENS = (END_OF_TEXT, BPE_PAD, TURN_START, TURN_END)
 
+START, BPE_END, BPE_MASK = "<s>", "</s>", "<mask>"
+MASKED_BPE_TOKENS = (START, "<pad>", BPE_END, BPE_MASK)
+"""Of byte-level tokenizers for masked models, as RoBERTa has them."""
+
 PAD = "[PAD]"
 UNKNOWN = "[UNK]"
 CLS = "[CLS]"

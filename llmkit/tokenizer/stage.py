@@ -19,7 +19,14 @@ from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.config import TokenizerConfig
 from llmkit.tokenizer.templates import read_template
 from llmkit.tokenizer.tokenizer import Tokenizer
-from llmkit.tokenizer.training import blank_bpe, bpe_settings, train_bpe, train_wordpiece, wordpiece_settings
+from llmkit.tokenizer.training import (
+    blank_bpe,
+    bpe_settings,
+    masked_bpe_settings,
+    train_bpe,
+    train_wordpiece,
+    wordpiece_settings,
+)
 
 DIRECTORY = "tokenizer"
 REPORT = "report.json"
@@ -85,7 +92,7 @@ def run(config: TokenizerConfig, context: Context) -> Outcome:
 
 def chat_template(config: TokenizerConfig, context: Context) -> str | None:
     """The text of the template that the settings name; None where there is none."""
-    if config.algorithm == "wordpiece" or config.chat_template is None:
+    if config.algorithm == "wordpiece" or config.masked or config.chat_template is None:
         return None
     file = context.inputs.get("chat_template")
     return read_template(config.chat_template, None if file is None else file.path)
@@ -113,8 +120,10 @@ def _train(config: TokenizerConfig, context: Context, texts: Callable[[], Iterab
             special_tokens=config.special_tokens,
             min_frequency=config.min_frequency,
             digits=config.digits,
+            masked=config.masked,
         )
-        return Tokenizer(backend, bpe_settings(chat_template(config, context)))
+        settings = masked_bpe_settings() if config.masked else bpe_settings(chat_template(config, context))
+        return Tokenizer(backend, settings)
     backend = train_wordpiece(
         texts,
         vocab_size=config.vocab_size,

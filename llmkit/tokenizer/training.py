@@ -13,7 +13,21 @@ from typing import Any
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from llmkit.tokenizer.special import BPE_PAD, BPE_TOKENS, CLS, END_OF_TEXT, MASK, PAD, SEP, UNKNOWN, WORDPIECE_TOKENS
+from llmkit.tokenizer.special import (
+    BPE_END,
+    BPE_MASK,
+    BPE_PAD,
+    BPE_TOKENS,
+    CLS,
+    END_OF_TEXT,
+    MASK,
+    MASKED_BPE_TOKENS,
+    PAD,
+    SEP,
+    START,
+    UNKNOWN,
+    WORDPIECE_TOKENS,
+)
 
 BATCH = 256
 """Texts handed to `tokenizers` at a time; without influence on the result."""
@@ -51,17 +65,19 @@ def train_bpe(
     special_tokens: Iterable[str] = (),
     min_frequency: int = 2,
     digits: int = 3,
+    masked: bool = False,
     batch: int = BATCH,
 ) -> Backend:
     """Byte-level BPE (Radford et al. 2019, section 2.2) with the special tokens at the first ids.
 
-    The vocabulary is smaller than `vocab_size` where no pair of tokens is left that occurs `min_frequency` times.
+    The vocabulary is smaller than `vocab_size` where no pair of tokens is left that occurs `min_frequency` times. One
+    for masked models puts texts between <s> and </s>, and pairs as RoBERTa does (Liu et al. 2019).
     """
-    backend = blank_bpe(special_tokens, digits)
+    backend = blank_bpe(special_tokens, digits, masked=masked)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=[*BPE_TOKENS, *special_tokens],
+        special_tokens=[*(MASKED_BPE_TOKENS if masked else BPE_TOKENS), *special_tokens],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -69,9 +85,10 @@ def train_bpe(
     return backend
 
 
-def blank_bpe(special_tokens: Iterable[str] = (), digits: int = 3) -> Backend:
+def blank_bpe(special_tokens: Iterable[str] = (), digits: int = 3, *, masked: bool = False) -> Backend:
     """A byte-level tokenizer that has learnt no merges: special tokens and the 256 bytes."""
-    tokens = [*BPE_TOKENS, *special_tokens, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    specials = [*(MASKED_BPE_TOKENS if masked else BPE_TOKENS), *special_tokens]
+    tokens = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     backend = Backend(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -80,7 +97,13 @@ def blank_bpe(special_tokens: Iterable[str] = (), digits: int = 3) -> Backend:
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([*BPE_TOKENS, *special_tokens])
+    backend.add_special_tokens(specials)
+    if masked:
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{START} $A {BPE_END}",
+            pair=f"{START} $A {BPE_END} {BPE_END} $B {BPE_END}",
+            special_tokens=[(token, tokens.index(token)) for token in (START, BPE_END)],
+        )
     return backend
 
 
@@ -137,6 +160,19 @@ def bpe_settings(chat_template: str | None) -> dict[str, Any]:
         pad_token=BPE_PAD,
         model_input_names=["input_ids", "attention_mask"],
         chat_template=chat_template,
+    )
+
+
+def masked_bpe_settings() -> dict[str, Any]:
+    """`tokenizer_config.json` of a byte-level BPE tokenizer for masked models."""
+    return _settings(
+        bos_token=START,
+        eos_token=BPE_END,
+        sep_token=BPE_END,
+        cls_token=START,
+        pad_token=MASKED_BPE_TOKENS[1],
+        mask_token=BPE_MASK,
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from pydantic import ValidationError
 from tokenizer_samples import CHATML, TEXTS
 
@@ -93,6 +94,25 @@ def test_wordpiece(context):
     assert tokenizer.encode("☃") == [tokenizer.unk_id]
 
 
+def test_bytes_for_masked_models(context):
+    outcome = make(settings(masked=True, special_tokens=["<call>"]), context)
+    tokenizer = Tokenizer.load(context.directory / "tokenizer")
+    expected = {"vocab_size": 400, "algorithm": "bpe", "chat_template": False, "mask_token": True}
+    assert outcome.facts == Facts("tokenizer", expected) == settings(masked=True).facts({})
+    names = ("cls", "bos", "pad", "sep", "eos", "mask")
+    assert [getattr(tokenizer, f"{name}_id") for name in names] == [0, 0, 1, 2, 2, 3]
+    assert (tokenizer.special_ids, tokenizer.chat_template) == ({0, 1, 2, 3, 4}, None)
+    theirs = transformers.AutoTokenizer.from_pretrained(context.directory / "tokenizer")
+    text = "Text wrapping, ☃ and <mask>"
+    framed = tokenizer.encode_single(text.replace("<mask>", "more"), 100)
+    assert framed == theirs(text.replace("<mask>", "more"))["input_ids"]
+    assert (framed[0], framed[-1], theirs.mask_token_id) == (0, 2, 3)
+    assert theirs("a", "b")["input_ids"] == [0, *tokenizer.encode("a"), 2, 2, *tokenizer.encode("b"), 2]
+    # What a text says is text: its own <mask> hides nothing.
+    assert tokenizer.mask_id not in tokenizer.encode_single(text, 100)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 def test_a_part_of_the_corpus(context):
     make(settings(max_bytes=6000), context)
     first = (context.directory / "tokenizer" / "tokenizer.json").read_bytes()
@@ -153,6 +173,9 @@ def test_numbers_are_split_into_groups_of_digits(context):
         ({"chat_template": "chatmll"}, "chat_template", "`chatmll` is no chat template"),
         ({"algorithm": "wordpiece", "chat_template": "{{ a }}"}, "chat_template", "belongs to bpe"),
         ({"algorithm": "wordpiece", "digits": 1}, "digits", "belongs to bpe"),
+        ({"algorithm": "wordpiece", "masked": True}, "masked", "belongs to bpe"),
+        ({"masked": True, "chat_template": "{{ a }}"}, "chat_template", "for masked models has no chat template"),
+        ({"masked": True, "special_tokens": ["<mask>"]}, "special_tokens.0", "is there already"),
         ({"lowercase": False}, "lowercase", "belongs to wordpiece"),
     ],
 )
