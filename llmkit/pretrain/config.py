@@ -114,6 +114,7 @@ class PretrainConfig(TrainConfig):
         }
         if vocab_size is not None:
             facts |= {"vocab_size": vocab_size, "parameters": config.parameter_count()}
+            facts |= {"active_parameters": config.active_parameter_count()} if config.experts else {}
         if tokens.get("chat_template") is not None:
             facts["chat_template"] = tokens.get("chat_template")
         return facts
