@@ -27,6 +27,8 @@ _LONGEST_SOURCE = 1_000_000
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
+_DEPENDS = "what it writes before a turn depends on what comes after it"
+
 Message = Mapping[str, str]
 """One turn of a conversation: `role`, one of `ROLES`, and `content`."""
 
@@ -180,13 +182,33 @@ class ChatTemplate:
             before = messages[:index]
             prompt = self._render(before, True)
             turn = self._render(messages[: index + 1], False)
-            if not turn.startswith(prompt) or not text.startswith(turn):
-                raise _no_mask("what it writes before a turn depends on what comes after it")
-            said = turn[len(prompt) :]
+            if not text.startswith(prompt):
+                raise _no_mask(_DEPENDS)
+            if turn.startswith(prompt) and text.startswith(turn):
+                end = len(prompt) + _end_of_turn(turn[len(prompt) :], control)
+            else:
+                turn = text[: self._end_by_mark(messages, add_generation_prompt, index, text, control)]
+                end = len(turn)
             opened = prompt != self._render(before, False)
-            self._check_said(said, message["content"].strip(), opened)
-            spans.append((len(prompt), len(prompt) + _end_of_turn(said, control)))
+            self._check_said(turn[len(prompt) :], message["content"].strip(), opened)
+            spans.append((len(prompt), end))
         return text, spans
+
+    def _end_by_mark(
+        self, messages: Sequence[Message], add_generation_prompt: bool, index: int, text: str, control: re.Pattern[str]
+    ) -> int:
+        """Where a turn ends that is written otherwise where it is the last: found by a mark put after its words."""
+        mark, content = self._marks[0], messages[index]["content"]
+        words = content.rstrip()
+        marked = {**messages[index], "content": words + mark + content[len(words) :]}
+        probe = self._render([*messages[:index], marked, *messages[index + 1 :]], add_generation_prompt)
+        before, *after = probe.split(mark)
+        if len(after) != 1 or before + after[0] != text:
+            raise _no_mask(_DEPENDS)
+        end = control.search(text, len(before))
+        if end is None or text[len(before) : end.start()].strip():
+            raise _no_mask("it writes no end-of-turn token after what the assistant says")
+        return end.end()
 
     def _check_said(self, said: str, content: str, opened: bool) -> None:
         """Refuse a turn whose start is not known: one must see that the template opened it, or that it opens itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 import pytest
@@ -176,12 +177,12 @@ TEMPLATES = {
 '}}
 {%- endif -%}
 """,
-    # Lines of the template's own between blocks, which trimming takes away.
-    "phi3": "{% for message in messages %}\n{% if message['role'] == 'system' and message['content'] %}\n"
-    "{{'<|system|>\n' + message['content'] + '<|end|>\n'}}\n{% elif message['role'] == 'user' %}\n"
-    "{{'<|user|>\n' + message['content'] + '<|end|>\n'}}\n{% elif message['role'] == 'assistant' %}\n"
-    "{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}\n{% endif %}\n{% endfor %}\n"
-    "{% if add_generation_prompt %}\n{{ '<|assistant|>\n' }}\n{% else %}\n{{ eos_token }}\n{% endif %}",
+    # An end of text after the last turn alone.
+    "phi3": "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}"
+    "{{'<|system|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}"
+    "{{'<|user|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' %}"
+    "{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
     "olmo2": "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
     "{{ '<|system|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'user' %}"
     "{{ '<|user|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'assistant' %}{% if not loop.last %}"
@@ -250,6 +251,35 @@ def test_text_is_that_of_transformers(name: str, count: int, system: bool, monke
     if name == "generation":
         said = [rendered[0][start:end] for start, end in spans[0]]
         assert said == [turn["content"] + "</s>" for turn in messages if turn["role"] == "assistant"]
+
+
+SAID = {
+    "llama3.2": ["A model.<|eot_id|>", "You.<|eot_id|>"],
+    "mistral": [" A model.</s>", " You.</s>"],
+    "qwen2.5": ["A model.<|im_end|>", "You.<|im_end|>"],
+    # What it leaves out of earlier turns it writes in the last one.
+    "qwen3": ["A model.<|im_end|>", "<think>\n\n</think>\n\nYou.<|im_end|>"],
+    "gemma2": ["A model.<end_of_turn>", "You.<end_of_turn>"],
+    "gemma3": ["A model.<end_of_turn>", "You.<end_of_turn>"],
+    "phi3": ["A model.<|end|>", "You.<|end|>\n</s>"],
+    "olmo2": ["A model.</s>", "You.</s>"],
+    "generation": ["A model.</s>", "You.</s>"],
+}
+
+
+@pytest.mark.parametrize("space", ["", "\n"])
+@pytest.mark.parametrize("name", SAID)
+def test_what_the_assistant_says_is_found(name: str, space: str) -> None:
+    """Also where a turn is written otherwise when it is the last."""
+    if space and name in ("qwen2.5", "qwen3", "phi3", "olmo2", "generation"):
+        expected = [said.replace("model.", "model.\n", 1).replace("You.", "You.\n", 1) for said in SAID[name]]
+    else:
+        expected = SAID[name]
+    control = re.compile(r"<\|im_end\|>|<\|eot_id\|>|</s>|<end_of_turn>|<\|end\|>")
+    turns = [("user", "Who are you?"), ("assistant", "A model." + space), ("user", "I?"), ("assistant", "You." + space)]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    text, spans = ChatTemplate(TEMPLATES[name], TOKENS, "@@").render_spans(messages, False, control)
+    assert [text[start:end] for start, end in spans] == expected
 
 
 def test_a_template_cannot_reach_the_machine() -> None:
