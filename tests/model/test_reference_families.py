@@ -171,6 +171,21 @@ def test_cached_decoding_equals_the_full_forward(name: str, tmp_path: Path) -> N
         assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "phi3"])
+def test_cached_decoding_well_past_windows(family: str) -> None:
+    """Windows of 70 tokens, prompts shorter and longer than one, 100 tokens written."""
+    spec = ModelSpec(family=family, layers=2, width=32, heads=4, context=400, init_std=0.2, window=70)
+    model = build(spec.resolve(VOCABULARY, pad_id=PAD), seed=1).eval()
+    ids = torch.randint(4, VOCABULARY, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = [ids, ids[:90], ids[7:12]]
+    sampling = Sampling(max_new_tokens=100, temperature=0.0, stop_ids=())
+    for prompt, completion in zip(prompts, Generator(model).generate(prompts, sampling), strict=True):
+        whole = torch.tensor([[*prompt, *completion.token_ids]])
+        expected = model(whole)[0, len(prompt) - 1 : -1].log_softmax(-1)
+        expected = expected.gather(-1, whole[0, len(prompt) :, None])[:, 0]
+        assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-4)
+
+
 CARRIED = [(name, head) for name, spec in SPECS.items() for head in FAMILIES[spec["family"]].architectures]
 
 
