@@ -51,9 +51,11 @@ class Int4Linear(QuantizedLinear):
         if not x.is_cpu:
             raise ModelError("int4 weights are for CPUs.", hint="Choose nf4 or int8 on this device.")
         codes, scales = self.codes, self.scales
-        if x.dim() == 2 and self._whole and x.dtype == scales.dtype == torch.bfloat16 and x.is_contiguous():
+        if self._whole and x.dtype == scales.dtype == torch.bfloat16 and x.is_contiguous():
             # Every microsecond counts where one token is written at a time.
-            return torch._weight_int4pack_mm_for_cpu(x, codes, GROUP, scales)
+            if x.dim() == 2:
+                return torch._weight_int4pack_mm_for_cpu(x, codes, GROUP, scales)
+            return torch._weight_int4pack_mm_for_cpu(x.flatten(0, -2), codes, GROUP, scales).unflatten(0, x.shape[:-1])
         rows = F.pad(x.reshape(-1, self.in_features).bfloat16(), (0, -self.in_features % GROUP))
         product = torch._weight_int4pack_mm_for_cpu(rows.contiguous(), codes, GROUP, scales.bfloat16())
         return product[:, : self.out_features].to(x.dtype).reshape(*x.shape[:-1], self.out_features)
