@@ -45,7 +45,7 @@ def test_modernbert_as_releases_before_5_wrote_it(changes: dict[str, Any], tmp_p
         "sliding_attention" if layer in config.local_layers else "full_attention" for layer in range(config.layers)
     ]
     assert kinds == theirs.layer_types
-    assert config.window in (theirs.sliding_window, None if not config.local_layers else 0)
+    assert config.window == (theirs.sliding_window if local else None)
     assert config.rope_theta == theirs.rope_parameters["full_attention"]["rope_theta"] == 700.0
     assert config.local_rope_theta == theirs.rope_parameters["sliding_attention"]["rope_theta"] == 30.0
     # What is written says it in both forms.
