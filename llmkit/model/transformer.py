@@ -188,7 +188,11 @@ class Transformer(nn.Module):
         x_BLW: Tensor = self.embeddings(input_ids, positions, token_type_ids)
         everything, local = self._views(attention_mask, positions, compute_dtype(x_BLW), cache)
         for layer, block in enumerate(self.blocks):
-            x_BLW = block(x_BLW, local if layer in self.config.local_layers else everything, routing)
+            # A list for each block: compiled code depends on how many scores are there already.
+            scores: list[Tensor] | None = None if routing is None else []
+            x_BLW = block(x_BLW, local if layer in self.config.local_layers else everything, scores)
+            if routing is not None and scores is not None:
+                routing += scores
         return x_BLW if self.norm is None else self.norm(x_BLW)
 
     def _views(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+
+from llmkit.model.experts import RoutedMLP
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
@@ -17,12 +20,16 @@ def compile_blocks(model: nn.Module) -> list[nn.Module]:
     """Have torch compile each block when it is first called; names of parameters stay as they are.
 
     Blocks share their code, so the first one's compilation serves all. A model without blocks is compiled whole.
+    Routed experts are left as they are: the sizes of their products change with every batch.
 
     Returns:
         the compiled modules, for `uncompile`.
     """
     modules = repeated_blocks(model) or [model]
     for module in modules:
+        for part in module.modules():
+            if isinstance(part, RoutedMLP):
+                setattr(part, "forward", torch.compiler.disable(part.forward))  # noqa: B010
         module.compile()
     return modules
 
@@ -31,3 +38,6 @@ def uncompile(modules: list[nn.Module]) -> None:
     """Undo `compile_blocks`."""
     for module in modules:
         module._compiled_call_impl = None
+        for part in module.modules():
+            if isinstance(part, RoutedMLP):
+                vars(part).pop("forward", None)
