@@ -150,12 +150,12 @@ def read_head(directory: Path) -> tuple[Head | None, tuple[str, ...] | None]:
 
     PEFT says no more of a classifier than its tensors do: their rows are classes without names, one row a reward.
     """
-    if (directory / NOTE).is_file():
-        note = read_json(directory / NOTE)
-        head, labels = note.get("head"), note.get("labels")
-        if head in get_args(Head) and isinstance(labels, list) and all(isinstance(label, str) for label in labels):
-            return cast(Head, head), tuple(labels) if labels else None
-        raise ModelError("head and labels are none that llmkit writes", where=str(directory / NOTE))
+    note = read_json(directory / NOTE) if (directory / NOTE).is_file() else {}
+    head, labels = note.get("head"), note.get("labels", [])
+    if head is not None:
+        if head not in get_args(Head) or not isinstance(labels, list):
+            raise ModelError("head and labels are none that llmkit writes", where=str(directory / NOTE))
+        return cast(Head, head), tuple(map(str, labels)) or None
     if read_peft_config(directory).settings.get("task_type") != _TASKS["classification"]:
         return None, None
     tensors = _read_tensors(directory / WEIGHTS)
