@@ -6,12 +6,34 @@ Shapes: N sequences, W width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from llmkit.errors import DataError, ModelError
+from llmkit.model.heads import EmbeddingHead
 from llmkit.model.transformer import Transformer
+
+
+def set_pooling(
+    model: Transformer, pooling: Literal["first", "last", "mean"], *, normalize: bool, context: int | None = None
+) -> None:
+    """Choose how an embedding model makes one vector of a text; `save_model` writes it.
+
+    Args:
+        model: with an embedding head.
+        pooling: the vector of the first or the last token, or the mean of all.
+        normalize: whether vectors are scaled to length 1.
+        context: how many tokens of a text are read, by default as many as the model can.
+
+    Raises:
+        ModelError: the model has another head.
+    """
+    _require_embedding_head(model)
+    settings = {"pooling": pooling, "normalize_embedding": normalize, "embedding_context": context}
+    model.config = model.config.model_copy(update=settings)
+    model.head = EmbeddingHead(model.config)
 
 
 @torch.inference_mode()
@@ -29,11 +51,7 @@ def embed_sequences(model: Transformer, sequences: Sequence[Sequence[int]], batc
         ModelError: the model has another head.
         DataError: a sequence has no tokens.
     """
-    if model.config.head != "embedding":
-        raise ModelError(
-            f"a model with a {model.config.head} head gives no embeddings.",
-            hint='Open it by load_model(..., head="embedding"), or name a sentence model.',
-        )
+    _require_embedding_head(model)
     empty = next((index for index, ids in enumerate(sequences) if not len(ids)), None)
     if empty is not None:
         raise DataError(f"sequence {empty} has no tokens, and so no embedding.")
@@ -53,3 +71,11 @@ def _pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tenso
     input_ids = torch.full(mask.shape, pad_id)
     input_ids[mask] = torch.tensor([token for ids in sequences for token in ids])
     return input_ids, mask.long()
+
+
+def _require_embedding_head(model: Transformer) -> None:
+    if model.config.head != "embedding":
+        raise ModelError(
+            f"a model with a {model.config.head} head gives no embeddings.",
+            hint='Open it by load_model(..., head="embedding"), or name a sentence model.',
+        )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llmkit.errors import DataError, ModelError
 from llmkit.inference import load
-from llmkit.model.embedding import embed_sequences
+from llmkit.model.embedding import embed_sequences, set_pooling
 from llmkit.model.facts import read_model_facts, read_stored
 from llmkit.model.initialization import build
 from llmkit.model.load import load_model
@@ -160,6 +160,20 @@ def test_a_masked_language_model_under_an_embedding_head(family: str, pooling: s
     with torch.no_grad():
         theirs = reference(ids).last_hidden_state.mean(dim=1)
     assert torch.allclose(load_model(tmp_path / "embedding")(ids), theirs, atol=1e-5)
+
+
+def test_pooling_is_chosen_and_saved(sentence_model: Path, tmp_path: Path) -> None:
+    model = load_model(sentence_model)
+    set_pooling(model, "first", normalize=False, context=5)
+    ids = torch.tensor([[1, 5, 6, 7, 2]])
+    with torch.no_grad():
+        assert torch.equal(model(ids), model.hidden(ids)[:, 0])
+    save_model(model, tmp_path / "first")
+    again = read_stored(tmp_path / "first").config
+    assert (again.pooling, again.normalize_embedding, again.embedding_context) == ("first", False, 5)
+    assert again == model.config
+    with pytest.raises(ModelError, match="a model with a reward head gives no embeddings"):
+        set_pooling(load_model(sentence_model, head="reward"), "mean", normalize=True)
 
 
 def test_a_decoder_is_read_at_its_last_token(tmp_path: Path) -> None:
