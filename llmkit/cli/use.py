@@ -87,8 +87,9 @@ def generate(
         loaded = _open(model, dtype, quantize, device, engine)
         for start in range(done, len(asked), _BLOCK):
             block = asked[start : start + _BLOCK]
+            listed = [one.prompt for one in block]
             answers = loaded.generate(
-                [one.prompt for one in block], each=[one.sampling for one in block],
+                listed if len(asked) > 1 else listed[0], each=[one.sampling for one in block],
                 keys=range(start, start + len(block)), max_batch=max_batch, **settings,
             )  # fmt: skip
             for index, answer in enumerate(answers):

@@ -24,8 +24,7 @@ from llmkit.model.stops import Decode as DecodeText
 
 # Bounds the memory of one prefill: tokens of all prompts in a chunk, and columns of a chunk.
 _CHUNK_TOKENS = 8192
-_CHUNK = {"cpu": 256}
-_LONG_CHUNK = 2048
+_CHUNK = 1024
 # Prompts that prefill together.
 _PREFILL_TOKENS = 16384
 
@@ -51,12 +50,25 @@ class Request:
 
 
 class Batch:
-    """Requests at work and waiting. Row r of every tensor belongs to slot r of the cache."""
+    """Requests at work and waiting. Row r of every tensor belongs to slot r of the cache.
+
+    Args:
+        fused: the model.
+        requests: what to write.
+        decode: turns token ids into text.
+        max_batch: most requests at work at once.
+        reader: the form that reads prompts, where it is not the one that writes.
+    """
 
     def __init__(
-        self, fused: FusedModel, requests: Sequence[Request], decode: DecodeText | None, max_batch: int
+        self,
+        fused: FusedModel,
+        requests: Sequence[Request],
+        decode: DecodeText | None,
+        max_batch: int,
+        reader: FusedModel | None = None,
     ) -> None:
-        self.fused, self.decode = fused, decode
+        self.fused, self.reader, self.decode = fused, reader or fused, decode
         config, self.device = fused.model.config, fused.device
         self.eos_ids = config.eos_ids
         # Prompts of like length prefill together; those of one prompt stay together and prefill once.
@@ -152,16 +164,16 @@ class Batch:
         while start < longest:
             # Prompts that have ended take no further part.
             active = int((lengths > start).sum())
-            width = min(max(_CHUNK_TOKENS // active // 64 * 64, 64), _CHUNK.get(device.type, _LONG_CHUNK))
+            width = min(max(_CHUNK_TOKENS // active // 64 * 64, 64), _CHUNK)
             end = min(start + width, longest)
             passing.begin(start, active)
-            hidden_NLW = self.fused.prefill(ids[:active, start:end], start, passing)
+            hidden_NLW = self.reader.prefill(ids[:active, start:end], start, passing)
             ending = range(int((lengths > end).sum()), active)
             rows = torch.tensor(list(ending), dtype=torch.int64)
             # Later chunks hold the ends of longer prompts, which come first.
             last.insert(0, hidden_NLW[rows.to(device), (lengths[rows] - 1 - start).to(device)])
             start = end
-        return self.fused.logits(torch.cat(last))[source.to(device)]
+        return self.reader.logits(torch.cat(last))[source.to(device)]
 
     def _step(self) -> list[tuple[int, Completion]]:
         """One token of every sequence at work."""

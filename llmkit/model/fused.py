@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmkit.model.attention import Attention, Visibility, attend, attend_rows
+from llmkit.model.attention import Attention, Visibility, attend
 from llmkit.model.cache import Decode, Prefill
 from llmkit.model.heads import CausalLMHead
 from llmkit.model.layers import ACTIVATIONS, MLP, Linear, compute_dtype
@@ -36,8 +37,13 @@ _POST_OPERATIONS = {
     ACTIVATIONS["gelu_tanh"]: ("gelu", "tanh"),
     ACTIVATIONS["relu"]: ("relu", ""),
 }
-# Spans of explicit scores grow by so many places, as those of the cache do.
+# Spans of explicit scores grow by so many places, as those of the cache do; so many rows are computed at once.
 _STEP = 64
+_ROWS = 256
+
+
+Layout = Literal["modules", "packed", "halves"]
+"""Where weights are read: from the modules, in oneDNN's order, or in FBGEMM's order for one row at a time."""
 
 
 @dataclass(frozen=True)
@@ -45,59 +51,88 @@ class Precision:
     """How products are computed.
 
     Attributes:
-        dtype: of their inputs.
+        dtype: of what goes between the products.
+        inputs: of what modules take.
         autocast: whether weights are kept in another precision and cast by autocast.
-        packs: whether weights are laid out for oneDNN.
+        layout: where weights are read, if they are plain ones.
     """
 
     dtype: torch.dtype
+    inputs: torch.dtype
     autocast: bool
-    packs: bool
+    layout: Layout
 
     @classmethod
-    def of(cls, model: Transformer) -> Precision:
-        """The precision that the model computes in at present."""
-        weight = model.embeddings.token
-        dtype = compute_dtype(weight)
-        mkldnn: Any = torch.ops.mkldnn
-        packs = weight.device.type == "cpu" and dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
-        return cls(dtype, torch.is_autocast_enabled(weight.device.type), packs and mkldnn._is_mkldnn_bf16_supported())
+    def of(cls, model: Transformer, layout: Layout) -> Precision:
+        """The precision that the model computes in at present, and a layout if there is such a one here."""
+        weight = model.embeddings.token.weight
+        dtype, autocast = compute_dtype(weight), torch.is_autocast_enabled(weight.device.type)
+        if weight.device.type == "cpu" and dtype == torch.bfloat16:
+            if layout == "packed" and torch.backends.mkldnn.is_available() and _mkldnn()._is_mkldnn_bf16_supported():
+                return cls(dtype, dtype, autocast, layout)
+            if layout == "halves" and _has_halves():
+                return cls(torch.float32, dtype, autocast, layout)
+        return cls(dtype, dtype, autocast, "modules")
 
     def call(self, module: nn.Module, x: Tensor) -> Tensor:
         """A module's result, under autocast where its weights rely on it."""
         if not self.autocast:
-            plain: Tensor = module(x)
-            return plain
-        with torch.autocast(x.device.type, self.dtype):
-            cast: Tensor = module(x)
-        return cast
+            plain: Tensor = module(x.to(self.inputs))
+            return plain.to(self.dtype)
+        with torch.autocast(x.device.type, self.inputs):
+            cast: Tensor = module(x.to(self.inputs))
+        return cast.to(self.dtype)
+
+
+def _mkldnn() -> Any:
+    return torch.ops.mkldnn
+
+
+def _has_halves() -> bool:
+    return "fbgemm" in torch.backends.quantized.supported_engines
 
 
 def _plain(linear: nn.Module) -> bool:
     return type(linear) is Linear and linear.adapter is None
 
 
+# The largest number of half precision.
+_LARGEST_HALF = 65504.0
+
+
 class Projection:
-    """Linear maps of the same input as one: [T, inputs] to [T, outputs of all of them]."""
+    """Linear maps of the same input as one: [T, inputs] to [T, outputs of all of them].
+
+    In halves: FBGEMM keeps weights in fp16, which holds what bf16 does but for numbers below 6e-8 and above 65504, and
+    computes in fp32; it reads one row's weights at up to twice the rate of oneDNN.
+    """
 
     def __init__(self, linears: Sequence[Linear], precision: Precision) -> None:
         self.linears, self.precision = linears, precision
-        self.packed: Tensor | None = None
+        self.packed: Any = None
+        self.halves: Any = None
         self.bias: Tensor | None = None
-        if precision.packs and all(_plain(linear) for linear in linears):
-            mkldnn: Any = torch.ops.mkldnn
-            weight = torch.cat([linear.weight.detach().to(precision.dtype) for linear in linears])
-            self.packed = mkldnn._reorder_linear_weight(weight, 1)
-            if linears[0].bias is not None:
-                self.bias = torch.cat([linear.bias.detach().to(precision.dtype) for linear in linears])
-            self._unary: Any = mkldnn._linear_pointwise.default
-            self._binary: Any = mkldnn._linear_pointwise.binary
+        if precision.layout == "modules" or not all(_plain(linear) for linear in linears):
+            return
+        weight = torch.cat([linear.weight.detach().to(precision.inputs) for linear in linears])
+        if linears[0].bias is not None:
+            self.bias = torch.cat([linear.bias.detach().to(precision.dtype) for linear in linears])
+        if precision.layout == "packed":
+            self.packed = _mkldnn()._reorder_linear_weight(weight, 1)
+            self._unary: Any = _mkldnn()._linear_pointwise.default
+            self._binary: Any = _mkldnn()._linear_pointwise.binary
+        elif weight.abs().amax() <= _LARGEST_HALF:
+            self.halves = torch.ops.quantized.linear_prepack_fp16(weight.float(), self.bias)
+            self._unary = torch.ops.quantized.linear_dynamic_fp16.default
 
     def __call__(self, x: Tensor, activation: tuple[str, str] = ("none", "")) -> Tensor:
         """The product, through an activation that oneDNN names where the weights are packed."""
         if self.packed is not None:
             product: Tensor = self._unary(x, self.packed, self.bias, activation[0], [], activation[1])
             return product
+        if self.halves is not None:
+            exact: Tensor = self._unary(x, self.halves)
+            return exact
         parts = [self.precision.call(linear, x) for linear in self.linears]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -115,7 +150,7 @@ class FusedMLP:
     def __init__(self, mlp: nn.Module, precision: Precision) -> None:
         self.mlp, self.precision = mlp, precision
         self.down: Projection | None = None
-        if type(mlp) is not MLP or not precision.packs or mlp.activation not in _POST_OPERATIONS:
+        if type(mlp) is not MLP or precision.layout == "modules" or mlp.activation not in _POST_OPERATIONS:
             return
         linears = [linear for linear in (mlp.gate, mlp.up, mlp.down) if linear is not None]
         if all(_plain(linear) for linear in linears):
@@ -137,7 +172,9 @@ class FusedMLP:
 
     def _inner(self, x: Tensor) -> Tensor:
         if not self.gated:
-            return self.inner(x, _POST_OPERATIONS[self.activation])
+            if self.inner.packed is not None:
+                return self.inner(x, _POST_OPERATIONS[self.activation])
+            return self.activation(self.inner(x))
         gate, up = self.inner(x).chunk(2, dim=-1)
         return self.activation(gate).mul_(up)
 
@@ -182,11 +219,14 @@ class FusedAttention:
         self.heads = attention.query.out_features // self.width
         self.kv_heads = attention.key.out_features // self.width
         self.scoring = attention.scoring()
+        found = (_norm(attention.query_norm, precision), _norm(attention.key_norm, precision))
+        self.norms = [norm for norm in found if norm is not None]
+        self.explicit = attention.query.weight.device.type == "cpu" and precision.dtype == torch.bfloat16
 
     def mix(self, x: Tensor, how: Chunk | Step) -> Tensor:
         """[T, W] to [T, H x D]: everything but the output projection."""
         projected = self.inputs(x)
-        if self.attention.query_norm is not None:
+        if self.norms:
             projected = self._normalised(projected)
         return self._chunk(projected, how) if isinstance(how, Chunk) else self._step(projected, how)
 
@@ -195,9 +235,7 @@ class FusedAttention:
         query, key, value = projected.split((queries, keys, keys), dim=-1)
         if attention.norms_heads:
             query, key = query.unflatten(-1, (-1, self.width)), key.unflatten(-1, (-1, self.width))
-        assert attention.query_norm is not None
-        assert attention.key_norm is not None
-        query, key = attention.query_norm(query).flatten(1), attention.key_norm(key).flatten(1)
+        query, key = self.norms[0](query).flatten(1), self.norms[1](key).flatten(1)
         return torch.cat((query.to(value.dtype), key.to(value.dtype), value), dim=-1)
 
     def _step(self, projected: Tensor, step: Step) -> Tensor:
@@ -236,20 +274,47 @@ class FusedAttention:
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, start: int, first: int) -> Tensor:
         """Attention of tokens from position `start` on over keys from position `first` on."""
-        length, span = query.shape[2], key.shape[2]
-        if not self.precision.packs:
-            if start == 0:
-                return attend(query, key, value, Visibility(True, window=self.window), self.scoring)
-            mask = self._seen(start, length, first, span, query.device)
-            return attend(query, key, value, Visibility(False, mask=mask), self.scoring)
-        key, value = (F.pad(tensor, (0, 0, 0, -span % _STEP)) for tensor in (key, value))
-        mask = self._seen(start, length, first, key.shape[2], query.device)
-        return attend_rows(query, key, value, mask, False, self.scoring)
+        length, span, device = query.shape[2], key.shape[2], query.device
+        if self.explicit:
+            return self._attend_explicitly(query, key, value, start - first)
+        if start == 0:
+            return attend(query, key, value, Visibility(True, window=self.window), self.scoring)
+        rows, columns = torch.arange(start, start + length, device=device)[:, None], torch.arange(span, device=device)
+        mask = columns + first <= rows
+        if self.window is not None:
+            mask = mask & (columns + first > rows - self.window)
+        return attend(query, key, value, Visibility(False, mask=mask), self.scoring)
 
-    def _seen(self, start: int, length: int, first: int, span: int, device: torch.device) -> Tensor:
-        rows = torch.arange(start, start + length, device=device)[:, None]
-        columns = torch.arange(first, first + span, device=device)
-        return columns <= rows if self.window is None else (columns <= rows) & (columns > rows - self.window)
+    def _attend_explicitly(self, query: Tensor, key: Tensor, value: Tensor, offset: int) -> Tensor:
+        """The same by whole scores of some rows at a time, each over the keys up to its own; `offset` keys come before
+        the first query's."""
+        scoring, (count, heads, length, width), kv_heads = self.scoring, query.shape, self.kv_heads
+        key, value = (F.pad(tensor, (0, 0, 0, -tensor.shape[2] % _STEP)) for tensor in (key, value))
+        query = query * scoring.scale
+        mixed = []
+        for begin in range(0, length, _ROWS):
+            rows = query[:, :, begin : begin + _ROWS]
+            low = 0 if self.window is None else max(0, offset + begin - self.window + 1) // _STEP * _STEP
+            high = min(-(-(offset + begin + rows.shape[2]) // _STEP) * _STEP, key.shape[2])
+            keys, values = key[:, :, low:high], value[:, :, low:high]
+            scores = torch.matmul(rows.reshape(count, kv_heads, -1, width), keys.transpose(2, 3))
+            scores = scores.view(count, heads, -1, high - low)
+            if scoring.softcap is not None:
+                scores = scores.div_(scoring.softcap).tanh_().mul_(scoring.softcap)
+            places = torch.arange(offset + begin - low, offset + begin - low + rows.shape[2])[:, None]
+            columns = torch.arange(high - low)
+            hidden = columns > places
+            # All rows see what comes before the first of them.
+            diagonal = offset + begin - low if self.window is None else 0
+            if self.window is not None:
+                hidden |= columns <= places - self.window
+            scores[..., diagonal:].masked_fill_(hidden[:, diagonal:], torch.finfo(scores.dtype).min)
+            if scoring.sinks is not None:
+                sinks = scoring.sinks.to(scores.dtype)[:, None, None].expand(count, heads, rows.shape[2], 1)
+                scores = torch.cat((scores, sinks), dim=-1)
+            shares = torch.softmax(scores, dim=-1)[..., : high - low].reshape(count, kv_heads, -1, high - low)
+            mixed.append(torch.matmul(shares, values).view(count, heads, -1, width))
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
 
 
 class FusedBlock:
@@ -260,7 +325,7 @@ class FusedBlock:
         self.attention = FusedAttention(block.attention, window, precision)
         self.mlp = FusedMLP(block.mlp, precision)
         self.norms = [
-            _norm(norm)
+            _norm(norm, precision)
             for norm in (block.attention_norm, block.attention_output_norm, block.mlp_norm, block.mlp_output_norm)
         ]
 
@@ -281,16 +346,19 @@ class FusedBlock:
         return mlp.added_to(attended, normed) if mlp_after is None else attended + mlp_after(mlp(normed))
 
 
-def _norm(norm: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
+def _norm(norm: nn.Module | None, precision: Precision) -> Callable[[Tensor], Tensor] | None:
     """A norm's form. On a CPU there is a kernel for LayerNorm and none for RMSNorm, which takes ten operations: over x
     and -x side by side the mean is zero and the variance the mean square, so that both norms are the same."""
-    if type(norm) is not nn.RMSNorm or norm.weight is None or norm.weight.dtype != torch.bfloat16:
-        return norm
-    if norm.weight.device.type != "cpu":
-        return norm
+    if norm is None:
+        return None
+    halves = precision.layout == "halves"
+    narrow = halves or getattr(norm, "weight", None) is None or norm.weight.dtype == torch.bfloat16
+    if type(norm) is not nn.RMSNorm or not narrow or norm.weight.device.type != "cpu":
+        return partial(precision.call, norm) if halves and not precision.autocast else norm
     width, eps = norm.weight.shape[0], norm.eps
     assert eps is not None
-    weight, shape = torch.cat((norm.weight.detach(), torch.zeros_like(norm.weight))), (2 * width,)
+    own = norm.weight.detach().float() if halves else norm.weight.detach()
+    weight, shape = torch.cat((own, torch.zeros_like(own))), (2 * width,)
 
     def normed(x: Tensor) -> Tensor:
         mirrored = torch.cat((x, x.neg()), dim=-1)
@@ -302,17 +370,17 @@ def _norm(norm: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
 class FusedModel:
     """A causal language model in the form in which it writes; in evaluation mode and without gradients."""
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
+    def __init__(self, model: Transformer, layout: Layout = "packed") -> None:
+        self.model, self.layout = model, layout
         self.made_from = _fingerprint(model)
-        self.precision = Precision.of(model)
+        self.precision = Precision.of(model, layout)
         config = model.config
         self.blocks = [
             FusedBlock(block, config.window if layer in config.local_layers else None, self.precision)
             for layer, block in enumerate(model.blocks)
             if isinstance(block, Block)
         ]
-        self.norm = _norm(model.norm)
+        self.norm = _norm(model.norm, self.precision)
         head = model.head
         assert isinstance(head, CausalLMHead)
         self.head, self.softcap = Projection([head.projection], self.precision), head.softcap
@@ -322,7 +390,7 @@ class FusedModel:
     def is_current(self) -> bool:
         """Whether the model's weights, parts and precision are those that this form was made from."""
         known = self.made_from is not None and self.made_from == _fingerprint(self.model)
-        return known and self.precision == Precision.of(self.model)
+        return known and self.precision == Precision.of(self.model, self.layout)
 
     def prefill(self, input_ids_NL: Tensor, start: int, passing: Prefill) -> Tensor:
         """The body's output [N, L, W] for the prompts' tokens from position `start` on."""
@@ -345,6 +413,7 @@ class FusedModel:
         with self._weights_as_made():
             positions = passing.positions
             x_BW = self.model.embeddings(input_ids_B[:, None], positions[:, None], None)[:, 0]
+            x_BW = x_BW.float() if self.precision.layout == "halves" else x_BW
             rotations = None
             if self.model.rotary is not None:
                 rotation = self._rotation(self.model.rotary, passing)

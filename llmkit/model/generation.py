@@ -15,7 +15,7 @@ import torch
 
 from llmkit.errors import DataError
 from llmkit.model.batch import Batch, Request
-from llmkit.model.fused import FusedModel
+from llmkit.model.fused import FusedModel, Layout
 from llmkit.model.sampling import Completion, Piece, Sampling, settings_of
 from llmkit.model.stops import Decode as DecodeText
 from llmkit.model.stops import TextStream
@@ -38,7 +38,7 @@ class Generator:
         self.model = model
         self.decode = decode
         self.max_batch = max_batch
-        self._fused: FusedModel | None = None
+        self._forms: dict[Layout, FusedModel] = {}
 
     def generate(
         self,
@@ -46,6 +46,7 @@ class Generator:
         sampling: Sampling | Sequence[Sampling],
         *,
         keys: Sequence[int] | None = None,
+        alone: bool = False,
     ) -> list[Completion]:
         """Completions of prompts given as token ids.
 
@@ -54,6 +55,8 @@ class Generator:
             sampling: settings for all of them, or for each.
             keys: what each prompt's random draws depend on besides `sampling.seed`; by default its place in the list.
                 The same prompt, key and settings give the same answer whatever else is in the batch.
+            alone: that a single request is all there is: it is written in the form that is fastest for one, as `stream`
+                does. In bf16 on a CPU that rounds otherwise than batches do, of whatever size.
 
         Returns:
             `sampling.n` completions of the first prompt, then of the second, and so on.
@@ -64,14 +67,14 @@ class Generator:
         requests = self._requests(prompts, settings_of(prompts, sampling), keys)
         results: list[Completion | None] = [None] * len(requests)
         with _generating(self.model):
-            batch = Batch(self._form(), requests, self.decode, self.max_batch)
+            batch = self._batch(requests, alone)
             while batch.unfinished():
                 for place, completion in batch.advance():
                     results[place] = completion
         return [completion for completion in results if completion is not None]
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, *, key: int = 0) -> Iterator[Piece]:
-        """One completion in pieces; joined, they are what `generate` gives for the same key.
+        """One completion in pieces; joined, they are what `generate` gives for the same key and a request alone.
 
         Raises:
             DataError: as for `generate`.
@@ -85,7 +88,7 @@ class Generator:
         batch: Batch | None = None
         while True:
             with _generating(self.model):
-                batch = batch or Batch(self._form(), requests, self.decode, 1)
+                batch = batch or self._batch(requests, alone=True)
                 finished = batch.advance()
                 written = [] if finished else batch.written(0)
             if finished:
@@ -98,12 +101,22 @@ class Generator:
             if text or token_ids:
                 yield Piece(text, token_ids)
 
-    def _form(self) -> FusedModel:
-        """The model's fused form, made anew where its weights have changed."""
-        if self._fused is None or not self._fused.is_current():
-            self._fused = None
-            self._fused = FusedModel(self.model)
-        return self._fused
+    def _batch(self, requests: Sequence[Request], alone: bool) -> Batch:
+        if alone and len(requests) == 1:
+            fused = self._form("halves")
+            # Without that layout a single request is one of a batch.
+            if fused.precision.layout == "halves":
+                return Batch(fused, requests, self.decode, 1, self._form("modules"))
+        return Batch(self._form("packed"), requests, self.decode, self.max_batch)
+
+    def _form(self, layout: Layout) -> FusedModel:
+        """A form of the model, made anew where its weights have changed."""
+        known = self._forms.get(layout)
+        if known is None or not known.is_current():
+            # What is outdated goes first: weights are not to lie in memory once more than they have to.
+            self._forms = {name: form for name, form in self._forms.items() if name != layout and form.is_current()}
+            self._forms[layout] = known = FusedModel(self.model, layout)
+        return known
 
     def _requests(
         self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], keys: Sequence[int] | None

@@ -50,7 +50,7 @@ def prompts(count: int, length: int, vocabulary: int) -> list[list[int]]:
 def llmkit_run(generator: Generator, asked: list[list[int]], tokens: int) -> Run:
     """llmkit's engine."""
     sampling = Sampling(temperature=0, max_new_tokens=tokens, stop_ids=())
-    return lambda: sum(len(completion.token_ids) for completion in generator.generate(asked, sampling))
+    return lambda: sum(len(completion.token_ids) for completion in generator.generate(asked, sampling, alone=True))
 
 
 def transformers_run(model: Any, asked: list[list[int]], tokens: int, *, static: bool) -> Run:

@@ -59,7 +59,7 @@ def _logits(model: Transformer, prompt: list[int], written: list[int]) -> Tensor
 @pytest.mark.parametrize("parts", list(PARTS))
 def test_each_token_is_the_plain_forward_passes(parts: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts of several chunks, answers that go past windows and rings, rows that come and go."""
-    monkeypatch.setitem(batch._CHUNK, "cpu", chunk)
+    monkeypatch.setattr(batch, "_CHUNK", chunk)
     monkeypatch.setattr(batch, "_CHUNK_TOKENS", 64 * 7)
     model = _model(parts=parts)
     prompts = _prompts()
@@ -120,6 +120,24 @@ def test_settings_of_each_prompt() -> None:
     assert [c.finish_reason for c in together] == [c.finish_reason for c in apart]
     with pytest.raises(ValueError, match="7 prompts but 1 settings"):
         Generator(model).generate(prompts, settings[:1])
+
+
+@pytest.mark.parametrize("parts", list(PARTS))
+def test_a_request_alone_is_near_fp32(parts: str) -> None:
+    """The form for one sequence: weights in halves, all else in fp32; and a stream is written in the same way."""
+    model, half = _model(parts=parts, std=0.08), _model(torch.bfloat16, parts=parts, std=0.08)
+    # The same weights in fp32: what is left is the rounding of the prompt's keys.
+    model.load_state_dict(half.float().state_dict())
+    half = _model(torch.bfloat16, parts=parts, std=0.08)
+    sampling = Sampling(temperature=0, max_new_tokens=25, stop_ids=())
+    for prompt in _prompts((2, 90)):
+        generator = Generator(half)
+        (completion,) = generator.generate([prompt], sampling, alone=True)
+        exact = torch.log_softmax(_logits(model, prompt, completion.token_ids), -1)
+        chosen = exact.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+        assert (torch.tensor(completion.logprobs) - chosen)[1:].abs().mean() < 0.015
+        streamed = [token for piece in generator.stream(prompt, sampling) for token in piece.token_ids]
+        assert streamed == completion.token_ids
 
 
 @pytest.fixture(scope="module")
@@ -190,14 +208,17 @@ def test_a_form_is_kept_until_weights_change() -> None:
     model = _model(torch.bfloat16)
     generator, sampling = Generator(model), Sampling(temperature=0, max_new_tokens=3)
     generator.generate([[5]], sampling)
-    kept = generator._fused
+    generator.generate([[5]], sampling, alone=True)
+    kept = dict(generator._forms)
+    assert set(kept) == {"packed", "halves", "modules"}
     generator.generate([[5]], sampling)
-    assert generator._fused is kept
+    generator.generate([[5]], sampling, alone=True)
+    assert generator._forms == kept
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     model(torch.tensor([[5, 6]])).float().logsumexp(-1).sum().backward()
     optimizer.step()
     after = generator.generate([[5]], sampling)
-    assert generator._fused is not kept
+    assert not set(generator._forms.values()) & set(kept.values())
     assert after == Generator(model).generate([[5]], sampling)
 
 
