@@ -52,12 +52,11 @@ class GuardedEncoder:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text."""
-        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids
+        return _encode(self._backend, [text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of several ordinary texts, in parallel."""
-        return [found.ids for found in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return _encode(self._backend, texts)
 
     def quote(self, text: str) -> str:
         """Text in which control tokens' texts are replaced by marks, which `encode_rendered` turns into plain text."""
@@ -96,15 +95,11 @@ class GuardedEncoder:
         if before is not None:
             return self._encode_after(before, piece)
         backend = self._continuing if start else self._backend
-        ids: list[int] = backend.encode_batch_fast([piece], add_special_tokens=False)[0].ids
-        return ids
+        return _encode(backend, [piece])[0]
 
     def _encode_after(self, control: str, piece: str) -> list[int]:
         """Ids of a piece that follows a control token, which may take the space after it or cause one."""
-        ids: list[int] = self._backend.encode_batch_fast([self._private(control) + piece], add_special_tokens=False)[
-            0
-        ].ids
-        return ids[1:]
+        return _encode(self._backend, [self._private(control) + piece])[0][1:]
 
     def _resolve(self, found: re.Match[str]) -> str:
         quoted, written = found.groups()
@@ -112,6 +107,15 @@ class GuardedEncoder:
 
     def _private(self, text: str) -> str:
         return f"{self.nonce}c{self._control[text]};"
+
+
+def _encode(backend: Backend, texts: Sequence[str]) -> list[list[int]]:
+    try:
+        return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # `tokenizers` panics where a pattern backtracks without end: no Exception
+        raise DataError(f"the tokenizer cannot encode this text: {' '.join(str(error).split())[:200]}.") from None
 
 
 def _rename(definition: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

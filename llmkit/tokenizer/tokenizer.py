@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from llmkit.errors import ArtifactError, DataError
+from llmkit.errors import ArtifactError, DataError, LLMKitError
 from llmkit.store.files import sha256_json, write_json_atomic, write_text_atomic
 from llmkit.tokenizer.chat import ROLES, ChatTemplate, Message
+from llmkit.tokenizer.definition import check_definition, check_settings, read_object, read_text
 from llmkit.tokenizer.guarded import GuardedEncoder
 from llmkit.tokenizer.pieces import byte_length
 
@@ -24,6 +25,7 @@ DEFINITION = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+_PROBES = ("", "Hello, world 12\n", "\u00e9\u4e2d\U0001f600\t  \x01")
 _PROBE = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 ROLE_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -95,11 +97,21 @@ class Tokenizer:
                 where=str(directory),
                 hint="Other tokenizer files become one by AutoTokenizer.from_pretrained(...).save_pretrained(...).",
             )
+        check_definition(read_object(file), str(file))
+        settings = _read_settings(directory)
+        check_settings(settings, ROLE_KEYS, str(directory / SETTINGS))
         try:
-            backend = Backend.from_file(str(file))
-        except Exception as error:  # `tokenizers` raises nothing more precise
+            tokenizer = cls(Backend.from_file(str(file)), settings)
+            for text in _PROBES:  # what is wrong with a tokenizer may show only in use
+                tokenizer.decode(tokenizer.encode(text))
+                tokenizer.encode_single(text, 8)
+        except DataError as error:
+            raise ArtifactError(f"the tokenizer cannot be read: {error.message}", where=str(file)) from None
+        except (LLMKitError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # `tokenizers` raises nothing more precise, and where it panics no Exception
             raise ArtifactError(f"the tokenizer cannot be read: {error}.", where=str(file)) from None
-        return cls(backend, _read_settings(directory))
+        return tokenizer
 
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`; equal tokenizers give equal bytes."""
@@ -265,17 +277,14 @@ def _read_settings(directory: Path) -> dict[str, Any]:
     for name in (SPECIAL_TOKENS_MAP, SETTINGS):
         file = directory / name
         if file.is_file():
-            try:
-                read = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ArtifactError(f"this is no valid JSON: {error}.", where=str(file)) from None
+            read = read_object(file)
             settings |= {key: value for key, value in read.items() if name == SETTINGS or key in ROLE_KEYS}
     template = settings.get("chat_template")
     if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
+        named = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}
         settings["chat_template"] = named.get("default")
     if (directory / TEMPLATE).is_file():
-        settings["chat_template"] = (directory / TEMPLATE).read_text(encoding="utf-8")
+        settings["chat_template"] = read_text(directory / TEMPLATE)
     return settings
 
 
