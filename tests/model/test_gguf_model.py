@@ -297,3 +297,12 @@ def test_a_damaged_file_is_opened_or_refused(small: Path, tmp_path: Path, data: 
     path.write_bytes(content)
     with contextlib.suppress(LLMKitError):
         llmkit.load(str(path), device="cpu")
+
+
+def test_tables_of_factors_are_the_only_scaling(tmp_path: Path) -> None:
+    # llama.cpp would divide positions by a factor as well.
+    reference(*WRITTEN["phi3-longrope"], tmp_path)
+    file = read_gguf(written(load_model(tmp_path), tmp_path / "model.gguf"))
+    named = {key for key in file.metadata if ".rope.scaling." in key}
+    assert named == {f"phi3.rope.scaling.{key}" for key in ("type", "original_context_length", "attn_factor")}
+    assert {"rope_factors_long.weight", "rope_factors_short.weight"} <= file.tensors.keys()

@@ -122,7 +122,8 @@ def settings(config: ModelConfig, architecture: Architecture) -> dict[str, Any]:
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind != "llama3":
         found[f"{prefix}.rope.scaling.type"] = scaling.kind
-        found[f"{prefix}.rope.scaling.factor"] = scaling.factor
+        if scaling.kind != "longrope":  # by which llama.cpp would divide positions, beside the table
+            found[f"{prefix}.rope.scaling.factor"] = scaling.factor
         if scaling.kind != "linear":
             found[f"{prefix}.rope.scaling.original_context_length"] = scaling.original_context
         if scaling.kind == "longrope":
