@@ -147,6 +147,18 @@ def test_hands_back_what_the_reference_opens_with_equal_logits(name: str, tmp_pa
 WRITERS = [name for name, (architecture, _) in REFERENCES.items() if architecture.endswith(("CausalLM", "LMHeadModel"))]
 
 
+@pytest.mark.parametrize("name", [name for name in WRITERS if name in reference_decoders.REFERENCES])
+def test_loss_is_that_which_the_reference_computes(name: str, tmp_path: Path) -> None:
+    """Of the next tokens, those before a certain place left out."""
+    reference = _reference(name)
+    reference.save_pretrained(tmp_path)
+    input_ids = torch.randint(4, VOCABULARY, (1, 24), generator=torch.Generator().manual_seed(6))
+    labels = input_ids.masked_fill(torch.arange(24) < 7, -100)
+    logits = load_model(tmp_path)(input_ids)
+    loss = F.cross_entropy(logits[0, 6:-1], input_ids[0, 7:])
+    assert loss.item() == pytest.approx(reference(input_ids=input_ids, labels=labels).loss.item(), rel=1e-4)
+
+
 def _logits_before(model: Transformer, whole: Tensor, start: int) -> Tensor:
     """What the full forward expects at the places from `start` on, [L - start, V], of what is before them."""
     scaling = model.config.rope_scaling

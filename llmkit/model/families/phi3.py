@@ -35,10 +35,12 @@ def _read(settings: Mapping[str, Any], values: dict[str, Any]) -> None:
 def _write(config: ModelConfig, settings: dict[str, Any]) -> None:
     write_rope(config, settings, _ROPE)
     settings["sliding_window"] = config.window
-    if config.rope_scaling is not None:
-        table = settings["rope_scaling"]
-        # Releases before 5 take exactly these names.
+    scaling, table = config.rope_scaling, settings["rope_scaling"]
+    if scaling is not None:
+        # Releases before 5 refuse tables with more than they need.
         del table["original_max_position_embeddings"]
+        if scaling.factor == max(1.0, config.context / scaling.original_context):
+            del table["factor"]
         settings["rope_scaling"] = {"type": table.pop("rope_type"), **table}
 
 

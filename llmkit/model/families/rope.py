@@ -140,21 +140,18 @@ def write_rope(config: ModelConfig, settings: dict[str, Any], names: RopeNames =
         settings[names.local_theta] = config.local_rope_theta or config.rope_theta
     settings["rope_scaling"] = None
     if config.rope_scaling is not None:
-        settings["rope_scaling"] = _write_scaling(config, config.rope_scaling)
+        settings["rope_scaling"] = _write_scaling(config.rope_scaling)
         if config.rope_scaling.kind == "longrope":
             # Before transformers 5 it was looked for here alone.
             settings["original_max_position_embeddings"] = config.rope_scaling.original_context
 
 
-def _write_scaling(config: ModelConfig, scaling: RopeScaling) -> dict[str, Any]:
+def _write_scaling(scaling: RopeScaling) -> dict[str, Any]:
     fields = {**_REQUIRED[scaling.kind], **_OPTIONAL.get(scaling.kind, {})}
     values = scaling.model_dump()
     table = {theirs: values[ours] for ours, theirs in fields.items() if values[ours] is not None}
     if scaling.kind == "longrope":
         table |= {name: list(table[name]) for name in ("short_factor", "long_factor")}
-        # Early releases refuse tables with more than they need.
-        if scaling.factor == max(1.0, config.context / scaling.original_context):
-            del table["factor"]
     if scaling.kind in ("yarn", "llama3", "longrope"):
         table["original_max_position_embeddings"] = scaling.original_context
     return {"rope_type": scaling.kind, **table}
