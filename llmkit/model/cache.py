@@ -17,7 +17,7 @@ from llmkit.model.config import ModelConfig
 
 # Spans grow by so many places at once. Masked places add exact zeros to whole vectors of the kernels' sums, so that a
 # row's result does not depend on how long the other rows are.
-_STEP = 64
+_STEP = 32
 
 
 def _rounded(places: int) -> int:

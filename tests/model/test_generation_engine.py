@@ -248,4 +248,4 @@ def test_rings_hold_the_window_alone() -> None:
             None,
             1,
         )
-    assert [layer.shape[3] for layer in made.cache.layers] == [256, 128, 256]
+    assert [layer.shape[3] for layer in made.cache.layers] == [256, 96, 256]
