@@ -21,6 +21,7 @@ from llmkit.model.generation import Generator
 from llmkit.model.load import load_model
 from llmkit.model.quantization.config import quantization_of
 from llmkit.model.sampling import Completion, Piece, Sampling, TextGenerator
+from llmkit.model.save import MAX_SHARD_SIZE, save_model
 from llmkit.model.transformer import Transformer
 from llmkit.model.vllm_engine import VLLMGenerator
 from llmkit.store.gguf import SUFFIX, read_gguf
@@ -127,6 +128,33 @@ class LoadedModel:
         sequences = [self.tokenizer.encode_single(text, length, end=False) for text in listed]
         return embed_sequences(self.model, sequences, batch_size)
 
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        dtype: str | None = None,
+        generation: Mapping[str, Any] | None = None,
+        max_shard_size: int = MAX_SHARD_SIZE,
+    ) -> None:
+        """Write a Hugging Face directory: weights, config, tokenizer with its chat template, generation settings.
+
+        Args:
+            directory: where to; made if it is missing. Weights that lie there are replaced.
+            dtype: "fp32", "bf16" or "fp16"; by default the model's.
+            generation: settings for generation_config.json, such as {"temperature": 0.7}, over those that came with the
+                model.
+            max_shard_size: most bytes of weights in a file; what is larger is written as shards with an index.
+
+        Raises:
+            ConfigError: an unknown dtype.
+            ModelError: vLLM holds the weights.
+        """
+        if self.writer is not None:
+            raise ModelError("vLLM holds the weights.", hint="Open the model with the built-in engine to save it.")
+        chosen = _dtype(dtype)
+        save_model(self.model, directory, dtype=chosen, generation=generation, max_shard_size=max_shard_size)
+        self.tokenizer.save(Path(directory))
+
     def sampling(self, **settings: Any) -> Sampling:
         """Sampling settings; by default the answer ends at the model's end-of-text and end-of-turn tokens."""
         unknown = [key for key in settings if key not in Sampling.model_fields]
@@ -206,24 +234,28 @@ def load(
         ArtifactError: no tokenizer beside it.
         ConfigError: an unknown dtype, quantization or engine, or a combination that vLLM does not offer.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"`{dtype}` is no dtype.", hint=f"Choose among {', '.join(DTYPES)}.")
+    number = _dtype(dtype)
     kind = None if quantize is None else quantization_of(quantize)
     if kind is not None and dtype is None:
-        dtype = "bf16"
+        dtype, number = "bf16", torch.bfloat16
     if engine == "vllm":
         return _with_vllm(path_or_name, dtype, device, quantize)
     if engine != "builtin":
         raise ConfigError(f"`{engine}` is no engine.", hint="Choose builtin or vllm.")
     directory = model_directory(path_or_name)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    number = None if dtype is None else DTYPES[dtype]
     if is_adapter(directory):
         model = open_adapted(directory, dtype=number, device=chosen, quantize=kind)
         has_tokenizer = (directory / "tokenizer.json").is_file()
         return LoadedModel(model, load_tokenizer(directory if has_tokenizer else base_directory(directory)))
     model = load_model(directory, dtype=number, device=chosen, quantize=kind)
     return LoadedModel(model, load_tokenizer(directory))
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is not None and name not in DTYPES:
+        raise ConfigError(f"`{name}` is no dtype.", hint=f"Choose among {', '.join(DTYPES)}.")
+    return None if name is None else DTYPES[name]
 
 
 def _with_vllm(path_or_name: str, dtype: str | None, device: str | None, quantize: str | None) -> LoadedModel:

@@ -348,7 +348,6 @@ def test_files_that_unfold_take_no_memory(saved: Path, tmp_path: Path) -> None:
     labels = {str(index): f"label {index}" for index in range(1_000_000)}
     classifier = {**config, "architectures": ["LlamaForSequenceClassification"]}
     (made("labels") / "config.json").write_text(json.dumps({**classifier, "id2label": labels}))
-    (made("labels-unnamed") / "config.json").write_text(json.dumps({**classifier, "num_labels": 10**6}))
     (made("labels-many") / "config.json").write_text(json.dumps({**classifier, "num_labels": 10**12}))
     (made("deep") / "config.json").write_text('{"a":' * 1_000_000)
     (made("digits") / "config.json").write_text('{"hidden_size": ' + "9" * 1_000_000 + "}")
@@ -358,7 +357,7 @@ def test_files_that_unfold_take_no_memory(saved: Path, tmp_path: Path) -> None:
         stream.truncate(10**11)
     with (made("sparse-weights") / "model.safetensors").open("r+b") as stream:
         stream.truncate(10**11)
-    _write(made("header") / "model.safetensors", b" " * 50_000_000, b"")
+    _write(made("header") / "model.safetensors", b" " * 20_000_000, b"")
     _write(made("names") / "model.safetensors", _many_names(30_000), b"")
     for form in ("pickled", "old"):
         path = made(f"{form}-bytes", form) / "pytorch_model.bin"
@@ -366,7 +365,7 @@ def test_files_that_unfold_take_no_memory(saved: Path, tmp_path: Path) -> None:
     bomb = made("bomb", "pickled") / "pytorch_model.bin"
     _compressed(bomb, pickle.dumps({}, protocol=2) + b"\0" * 30_000_000)
     found = _limited(saved / "single", sorted(path for path in tmp_path.iterdir()))
-    assert len(found) == 14
+    assert len(found) == 13
     assert all(text.startswith("refused") for text in found.values()), found
     assert "compressed" in found["bomb"]
     assert "missing score.weight" in found["labels"]
