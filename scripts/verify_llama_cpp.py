@@ -74,14 +74,17 @@ def compare(file: Path, prompts: list[str], length: int) -> tuple[int, int, str]
 
 
 def open_llama_cpp(file: Path) -> Any:
-    """The file in llama.cpp, on one thread."""
+    """The file in llama.cpp, on one thread, keys and values cached in fp32 (it takes fp16 by default)."""
     try:
         from llama_cpp import Llama
     except ImportError:
         raise MissingDependencyError(
             "llama-cpp-python is not installed.", hint="pip install llama-cpp-python"
         ) from None
-    return Llama(str(file), n_ctx=1024, n_threads=1, n_threads_batch=1, n_gpu_layers=0, verbose=False)
+    fp32 = 0  # GGML_TYPE_F32
+    return Llama(
+        str(file), n_ctx=1024, n_threads=1, n_threads_batch=1, n_gpu_layers=0, type_k=fp32, type_v=fp32, verbose=False
+    )
 
 
 if __name__ == "__main__":
