@@ -65,7 +65,7 @@ class Precision:
     @classmethod
     def of(cls, model: Transformer, layout: Layout) -> Precision:
         """The precision that the model computes in at present, and a layout if there is such a one here."""
-        weight = model.embeddings.token.weight
+        weight = model.embeddings.token
         dtype, autocast = compute_dtype(weight), torch.is_autocast_enabled(weight.device.type)
         if weight.device.type == "cpu" and dtype == torch.bfloat16:
             if layout == "packed" and torch.backends.mkldnn.is_available() and _mkldnn()._is_mkldnn_bf16_supported():
