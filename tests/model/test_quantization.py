@@ -19,7 +19,7 @@ from llmkit.model.quantization.int8 import Int8Embedding, Int8Linear
 from llmkit.model.quantization.nf4 import NF4Linear
 
 KINDS: list[Any] = [Int8Linear, Int4Linear, NF4Linear]
-SHAPES = [(64, 128), (96, 64), (33, 50), (7, 130), (1, 32)]
+SHAPES = [(64, 128), (96, 64), (33, 50), (7, 130), (1, 32), (600, 32), (200, 96)]
 
 
 def _weight(outputs: int, inputs: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -13,8 +13,9 @@ from llmkit.errors import ModelError
 from llmkit.model.quantization.linear import QuantizedLinear
 
 GROUP = 32
-# The kernel's layout comes in blocks of this many rows.
 _ROWS = 16
+# The kernel's layout comes in blocks of at most 64 rows: pieces are laid out as the whole would be.
+_PIECE = 256
 
 
 class Int4Linear(QuantizedLinear):
@@ -35,16 +36,17 @@ class Int4Linear(QuantizedLinear):
         if weight.device.type != "cpu":
             raise ModelError("int4 weights are for CPUs.", hint="Choose nf4 or int8 on this device.")
         self._whole = self.in_features % GROUP == 0 and self.out_features % _ROWS == 0
-        filled = F.pad(weight.detach().float(), (0, -self.in_features % GROUP, 0, -self.out_features % _ROWS))
-        groups = filled.view(filled.shape[0], -1, GROUP)
-        lowest, highest = groups.amin(dim=2), groups.amax(dim=2)
-        flat = highest == lowest
-        scale = torch.where(flat, 1.0, (highest - lowest) / 15).bfloat16().float()
-        offset = torch.where(flat, lowest, lowest + 8 * scale).bfloat16()
-        steps = (groups - offset.float()[:, :, None]) / scale[:, :, None]
-        codes = (steps.round_() + 8).clamp_(0, 15).to(torch.int32).view(filled.shape)
-        self.register_buffer("codes", torch._convert_weight_to_int4pack_for_cpu(codes, 1))
-        self.register_buffer("scales", torch.stack([scale.bfloat16(), offset], dim=2).transpose(0, 1).contiguous())
+        outputs, inputs = (size + -size % unit for size, unit in zip(weight.shape, (_ROWS, GROUP), strict=True))
+        self.register_buffer("codes", torch.empty(outputs, inputs // 2, dtype=torch.uint8))
+        self.register_buffer("scales", torch.empty(inputs // GROUP, outputs, 2, dtype=torch.bfloat16))
+        # In pieces, so that no second copy of a large weight is made in float32.
+        for start in range(0, outputs, _PIECE):
+            rows = weight.detach()[start : start + _PIECE].float()
+            end = min(start + _PIECE, outputs)
+            filled = F.pad(rows, (0, inputs - self.in_features, 0, end - start - len(rows)))
+            codes, scales = _quantized(filled.view(end - start, -1, GROUP))
+            self.codes[start:end] = torch._convert_weight_to_int4pack_for_cpu(codes.flatten(1), 1)
+            self.scales[:, start:end] = scales.transpose(0, 1)
 
     def multiply(self, x: Tensor) -> Tensor:
         """x W', [..., inputs] to [..., outputs]."""
@@ -55,7 +57,8 @@ class Int4Linear(QuantizedLinear):
             # Every microsecond counts where one token is written at a time.
             if x.dim() == 2:
                 return torch._weight_int4pack_mm_for_cpu(x, codes, GROUP, scales)
-            return torch._weight_int4pack_mm_for_cpu(x.flatten(0, -2), codes, GROUP, scales).unflatten(0, x.shape[:-1])
+            flat = torch._weight_int4pack_mm_for_cpu(x.flatten(0, -2), codes, GROUP, scales)
+            return flat.view(*x.shape[:-1], self.out_features)
         rows = F.pad(x.reshape(-1, self.in_features).bfloat16(), (0, -self.in_features % GROUP))
         product = torch._weight_int4pack_mm_for_cpu(rows.contiguous(), codes, GROUP, scales.bfloat16())
         return product[:, : self.out_features].to(x.dtype).reshape(*x.shape[:-1], self.out_features)
@@ -63,3 +66,14 @@ class Int4Linear(QuantizedLinear):
     def dense_weight(self) -> Tensor:
         """[outputs, inputs], in the scales' dtype: the kernel's product with unit vectors, which rounds each once."""
         return self.multiply(torch.eye(self.in_features, dtype=self.scales.dtype)).t().contiguous()
+
+
+def _quantized(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """int32 codes, as `groups` [rows, groups, 32], and bfloat16 scales and offsets, [rows, groups, 2]."""
+    lowest, highest = groups.amin(dim=2), groups.amax(dim=2)
+    flat = highest == lowest
+    scale = torch.where(flat, 1.0, (highest - lowest) / 15).bfloat16().float()
+    offset = torch.where(flat, lowest, lowest + 8 * scale).bfloat16()
+    steps = (groups - offset.float()[:, :, None]) / scale[:, :, None]
+    codes = (steps.round_() + 8).clamp_(0, 15).to(torch.int32)
+    return codes, torch.stack([scale.bfloat16(), offset], dim=2)

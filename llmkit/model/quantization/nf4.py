@@ -57,7 +57,7 @@ class NF4Linear(QuantizedLinear):
             self._order(tiled=True)
             product: Tensor = _few_rows()(x.contiguous(), self.codes, self._shape, self.scale, _levels(), BLOCK)
             return product
-        if self.tiled:
+        if not x.is_cuda:
             return F.linear(x, self._dense(x.dtype))
         operations: Any = torch.ops.bitsandbytes
         whole: Tensor = operations.gemm_4bit(x, self.codes, self._shape, self.scale.float(), BLOCK, "nf4")
@@ -69,9 +69,11 @@ class NF4Linear(QuantizedLinear):
 
     def _dense(self, dtype: torch.dtype) -> Tensor:
         codes, scale = self._rows() if self.tiled else (self.codes, self.scale)
+        # The CPU's kernel (0.50) takes a wrong scale where a row ends within a block, unless all are one row.
+        shape = self._shape if self.in_features % BLOCK == 0 else (1, self.out_features * self.in_features)
         operations: Any = torch.ops.bitsandbytes
-        dense: Tensor = operations.dequantize_4bit(codes, scale.float(), BLOCK, "nf4", self._shape, dtype)
-        return dense
+        dense: Tensor = operations.dequantize_4bit(codes, scale.float(), BLOCK, "nf4", shape, dtype)
+        return dense.view(self._shape)
 
     def _order(self, *, tiled: bool) -> None:
         if tiled != self.tiled:
