@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pydantic import ValidationError
+
 from llmkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -75,15 +77,28 @@ def _row(line: str, where: str, shape: Shape) -> Asked:
     sampling = row.get("sampling", {})
     if not isinstance(sampling, dict):
         raise DataError("`sampling` is no object of settings.", where=where)
-    for taken in ("n", "stop_ids"):
-        if taken in sampling:
-            raise DataError(f"`{taken}` cannot be set by row.", where=where)
+    _check_sampling(sampling, where)
     if isinstance(row.get("prompt"), str):
         return Asked(shape(row["prompt"]), sampling)
     messages = row.get("messages")
     if isinstance(messages, list) and messages and all(_is_message(message) for message in messages):
         return Asked(messages, sampling)
     raise DataError("the line has neither a text `prompt` nor a list of `messages`.", where=where)
+
+
+def _check_sampling(sampling: Mapping[str, Any], where: str) -> None:
+    """Refuse settings that are none before the model is opened."""
+    from llmkit.model.sampling import Sampling
+
+    for taken in ("n", "stop_ids"):
+        if taken in sampling:
+            raise DataError(f"`{taken}` cannot be set by row.", where=where)
+    try:
+        Sampling.model_validate(sampling)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"`sampling.{name}`: {first['msg']}.", where=where) from None
 
 
 def _is_message(message: object) -> bool:
