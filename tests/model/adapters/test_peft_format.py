@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from llmkit.errors import ModelError
 from llmkit.model.adapters.attach import adapter_of, attach, find_attached, linear_names, merge, without_adapter
 from llmkit.model.adapters.config import AdapterConfig
+from llmkit.model.adapters.open import open_adapted
 from llmkit.model.adapters.peft import load_adapter, save_adapter
 from llmkit.model.load import load_model
 from llmkit.model.transformer import Transformer
@@ -211,6 +212,34 @@ def test_their_embedding_trained_apart_from_a_tied_head_unties_ours(tmp_path: Pa
     load_adapter(ours, tmp_path / "adapter")
     assert_close(ours(batch()), logits_of(theirs))
     assert ours.config.tie_embeddings is False
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_an_adapter_opens_with_the_base_that_it_names(labels: int, tmp_path: Path) -> None:
+    """PEFT's classifier on a language model: the head comes from the adapter alone."""
+    reference("LlamaForCausalLM", tmp_path / "base")
+    base = transformers.LlamaForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=labels)
+    theirs = adapted(base, "Llama", task_type="SEQ_CLS")
+    theirs.save_pretrained(tmp_path / "adapter")
+    expected = logits_of(theirs)
+    ours = open_adapted(tmp_path / "adapter")
+    assert ours.config.head == ("reward" if labels == 1 else "classification")
+    assert_close(ours(batch()), expected[:, 0] if labels == 1 else expected)
+    with pytest.raises(ModelError, match="does not name its base model"):
+        edit(tmp_path / "adapter", base_model_name_or_path=None)
+        open_adapted(tmp_path / "adapter")
+    with pytest.raises(ModelError, match="base model `/nowhere/at/all` is not there"):
+        edit(tmp_path / "adapter", base_model_name_or_path="/nowhere/at/all")
+        open_adapted(tmp_path / "adapter")
+
+
+def test_a_part_that_neither_holds_is_refused(tmp_path: Path) -> None:
+    """BERT's pooler, which PEFT does not save with a classifier on a masked language model."""
+    reference("BertForMaskedLM", tmp_path / "base")
+    base = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    adapted(base, "Bert", task_type="SEQ_CLS").save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelError, match=r"holds head\.pooler\.bias, head\.pooler\.weight"):
+        open_adapted(tmp_path / "adapter")
 
 
 def edit(directory: Path, **settings: Any) -> None:
