@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from llmkit.errors import ModelError
@@ -278,6 +280,35 @@ def test_what_the_transformer_does_not_compute_is_refused(name: str, tmp_path: P
     with pytest.raises(ModelError, match=message) as caught:
         _read(tmp_path, {**_settings(published), **changes})
     assert caught.value.where == str(tmp_path / "config.json")
+
+
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 10**13) | st.floats() | st.text(max_size=3) | st.just("yarn"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["rope_type", "type", "factor", "rope_theta", "full_attention", "x"]), inner)
+    ),
+    max_leaves=4,
+)
+_KEYS = (
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "layer_types",
+    "sliding_window_pattern",
+    "head_dim",
+)
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(published=st.sampled_from(sorted(PUBLISHED)), junk=_JUNK, data=st.data())
+def test_junk_in_a_config_is_refused_in_words(published: str, junk: Any, data: st.DataObject, tmp_path: Path) -> None:
+    stored = _settings(published)
+    name = data.draw(st.sampled_from([*stored, *_KEYS]))
+    try:
+        _read(tmp_path, {**stored, name: junk})
+    except ModelError as refused:
+        assert str(refused)
 
 
 @pytest.mark.parametrize("names", ["published", "of the class"])

@@ -18,17 +18,13 @@ from llmkit.model.families.llama import (
 from llmkit.model.families.local import read_local_layers, with_windows
 from llmkit.model.families.rope import RopeNames, read_rope, write_rope
 
-_ROPE = RopeNames(share="partial_rotary_factor")
+# LongRoPE went by two other names in early releases.
+_ROPE = RopeNames(share="partial_rotary_factor", synonyms={"su": "longrope", "yarn": "longrope"}, default_original=4096)
 
 
 def _read(settings: Mapping[str, Any], values: dict[str, Any]) -> None:
     read_heads(settings, values)
-    scaling = dict(settings.get("rope_scaling") or settings.get("rope_parameters") or {})
-    if scaling.get("rope_type", scaling.get("type")) == "yarn":
-        # The first release gave LongRoPE this name.
-        scaling["rope_type"] = "longrope"
-    original = settings.get("original_max_position_embeddings") or 4096
-    read_rope({**settings, "rope_scaling": scaling, "original_max_position_embeddings": original}, values, _ROPE)
+    read_rope(settings, values, _ROPE)
     read_local_layers({**settings, "layer_types": None}, values, None, lambda layer: True)
 
 

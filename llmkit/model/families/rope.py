@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmkit.model.config import ModelConfig, RopeScaling
@@ -17,7 +17,6 @@ from llmkit.model.config import ModelConfig, RopeScaling
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """How transformers names layers that see everything, and such with a window."""
 
-_SYNONYMS = {"su": "longrope"}
 _REQUIRED = {
     "linear": {"factor": "factor"},
     "dynamic": {"factor": "factor"},
@@ -41,7 +40,8 @@ _OPTIONAL = {
 class RopeNames:
     """How a family's config.json names rotary settings outside `rope_parameters`, and what it takes without them.
 
-    `share` and `local_theta` are None where the family has no such setting.
+    `share` and `local_theta` are None where the family has no such setting. `synonyms` are other names of kinds of
+    scaling; `default_original` is the context before scaling, where it is not that of the config or of the scaling.
     """
 
     theta: str = "rope_theta"
@@ -50,6 +50,8 @@ class RopeNames:
     default_share: float = 1.0
     local_theta: str | None = None
     default_local_theta: float = 10000.0
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    default_original: int | None = None
 
 
 PLAIN = RopeNames()
@@ -69,7 +71,7 @@ def read_rope(settings: Mapping[str, Any], values: dict[str, Any], names: RopeNa
         values["rotary_share"] = names.default_share if share is None else share
     elif share not in (None, 1):
         raise ValueError(f"partial_rotary_factor: {share!r} is not supported here, only 1.0")
-    values["rope_scaling"] = _read_scaling(table, settings, values["context"], where)
+    values["rope_scaling"] = _read_scaling(table, settings, values["context"], names, where)
     if names.local_theta is not None:
         if local.get("rope_type", "default") != "default":
             raise ValueError(f"{where}.{LOCAL}: rotary scaling of local layers is not supported")
@@ -94,14 +96,14 @@ def _tables(settings: Mapping[str, Any], names: RopeNames) -> tuple[Mapping[str,
 
 
 def _read_scaling(
-    table: Mapping[str, Any], settings: Mapping[str, Any], context: int, where: str
+    table: Mapping[str, Any], settings: Mapping[str, Any], context: int, names: RopeNames, where: str
 ) -> dict[str, Any] | None:
     kind = table.get("rope_type", table.get("type", "default"))
     if kind in (None, "default"):
         return None
-    if not isinstance(kind, str) or _SYNONYMS.get(kind, kind) not in _REQUIRED:
+    kind = names.synonyms.get(kind, kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, str) or kind not in _REQUIRED:
         raise ValueError(f"{where}: rotary scaling {kind!r} is not supported, only {', '.join(_REQUIRED)}")
-    kind = _SYNONYMS.get(kind, kind)
     missing = [theirs for theirs in _REQUIRED[kind].values() if table.get(theirs) is None]
     if missing:
         raise ValueError(f"{where}: {', '.join(missing)} is missing")
@@ -109,7 +111,7 @@ def _read_scaling(
     scaling = {ours: table[theirs] for ours, theirs in fields.items() if table.get(theirs) is not None}
     if kind in ("yarn", "llama3", "longrope"):
         name = "original_max_position_embeddings"
-        original = settings.get(name) or table.get(name) or context
+        original = settings.get(name) or names.default_original or table.get(name) or context
         if not isinstance(original, int) or original < 1:
             raise ValueError(f"{where}: {name}: {original!r} is no number of tokens")
         scaling["original_context"] = original
