@@ -221,7 +221,7 @@ class FusedAttention:
         self.scoring = attention.scoring()
         found = (_norm(attention.query_norm, precision), _norm(attention.key_norm, precision))
         self.norms = [norm for norm in found if norm is not None]
-        self.explicit = attention.query.weight.device.type == "cpu" and precision.dtype == torch.bfloat16
+        self.explicit = attention.query.device.type == "cpu" and precision.dtype == torch.bfloat16
 
     def mix(self, x: Tensor, how: Chunk | Step) -> Tensor:
         """[T, W] to [T, H x D]: everything but the output projection."""

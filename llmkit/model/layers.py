@@ -40,6 +40,11 @@ class Linear(nn.Linear):
         """[..., inputs] to [..., outputs], without the adapter."""
         return F.linear(x, self.weight, self.bias)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weight is."""
+        return self.weight.device
+
     def dense_weight(self) -> Tensor:
         """The weight [outputs, inputs] as plain numbers, without the adapter; not to be changed in place."""
         return self.weight

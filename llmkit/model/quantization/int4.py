@@ -28,7 +28,6 @@ class Int4Linear(QuantizedLinear):
         scales: bfloat16 [inputs / 32, outputs, 2], scale and offset; inputs and outputs filled up with zeros.
     """
 
-    codes: Tensor
     scales: Tensor
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:

@@ -22,7 +22,6 @@ class Int8Linear(QuantizedLinear):
         scale: [outputs], in the dense weight's dtype, rounded before codes are chosen; an error is at most scale / 2.
     """
 
-    codes: Tensor
     scale: Tensor
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:

@@ -19,7 +19,12 @@ class QuantizedLinear(Linear):
     Args:
         outputs, inputs: as of `Linear`.
         bias: [outputs], or None; it stays as it is.
+
+    Attributes:
+        codes: whole numbers, laid out as the kind has it.
     """
+
+    codes: Tensor
 
     def __init__(self, outputs: int, inputs: int, bias: nn.Parameter | None) -> None:
         # Not nn.Linear's own beginning, which would make room for a dense weight.
@@ -27,6 +32,11 @@ class QuantizedLinear(Linear):
         self.out_features, self.in_features = outputs, inputs
         self.register_parameter("bias", bias)
         self.adapter = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return self.codes.device
 
     def multiply(self, x: Tensor) -> Tensor:
         """x W' without the bias, [..., inputs] to [..., outputs], in the dtype of `x` and without gradients."""

@@ -38,7 +38,6 @@ class NF4Linear(QuantizedLinear):
         ModelError: bitsandbytes is not installed.
     """
 
-    codes: Tensor
     scale: Tensor
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:
