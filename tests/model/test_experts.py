@@ -205,6 +205,50 @@ def test_refuses_more_experts_than_there_are(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise: 0.1 is not supported"),
+        ("mixtral", {"num_experts_per_tok": 9}, r"experts_per_token \(9\) must be from 1 to experts \(4\)"),
+        ("mixtral", {"output_router_logits": True, "router_aux_loss_coef": "much"}, "router_aux_loss_coef: 'much'"),
+        ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step: 0 is no number of layers"),
+        ("qwen3_moe", {"mlp_only_layers": 3}, "mlp_only_layers: 3 is no list"),
+        ("qwen3_moe", {"num_experts": "six", "num_local_experts": None}, "num_experts: 'six' is no whole number"),
+        ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit: 5.0 is not supported"),
+        ("gpt_oss", {"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported"),
+    ],
+    ids=str,
+)
+def test_refuses_settings_that_it_does_not_compute(
+    name: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    _reference(name).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, **change}))
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_half_precision_stays_near_the_reference(name: str, tmp_path: Path) -> None:
+    """For most tokens: where two experts are all but equally good, rounding decides."""
+    reference = _reference(name)
+    reference.save_pretrained(tmp_path)
+    input_ids = torch.randint(4, 61, (4, 20), generator=torch.Generator().manual_seed(2))
+    expected = reference(input_ids=input_ids).logits
+    found = load_model(tmp_path, dtype=torch.bfloat16)(input_ids)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).abs().amax(-1).median() < 0.03 * expected.abs().max()
+
+
+def test_experts_and_routers_stay_dense_where_linear_maps_are_quantized(tmp_path: Path) -> None:
+    save_model(build(_config(), seed=0), tmp_path)
+    plain, quantized = load_model(tmp_path), load_model(tmp_path, quantize="int8")
+    kept = {name: parameter for name, parameter in quantized.named_parameters() if ".mlp." in name}
+    assert len(kept) == 2 * 4
+    assert all(torch.equal(parameter, plain.get_parameter(name)) for name, parameter in kept.items())
+
+
 _E2M1 = {0: 0.0, 1: 0.5, 2: 1.0, 3: 1.5, 4: 2.0, 5: 3.0, 6: 4.0, 7: 6.0}
 
 

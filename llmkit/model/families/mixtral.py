@@ -35,6 +35,8 @@ def read_router_loss(settings: Mapping[str, Any], values: dict[str, Any]) -> Non
     weight = settings.get("router_aux_loss_coef")
     values["router_loss_weight"] = 0.0
     if settings.get("output_router_logits"):
+        if weight is not None and (not isinstance(weight, int | float) or not weight >= 0):
+            raise ValueError(f"router_aux_loss_coef: {weight!r} is no weight of a loss")
         values["router_loss_weight"] = _REFERENCE_LOSS_WEIGHT if weight is None else weight
 
 

@@ -30,6 +30,8 @@ def _read(settings: Mapping[str, Any], values: dict[str, Any]) -> None:
     read_local_layers(used, values, 4096, lambda layer: True)
     counts = [settings[name] for name in _COUNTS if settings.get(name) is not None]
     values["experts"] = counts[0] if counts else 128
+    if not isinstance(values["experts"], int):
+        raise ValueError(f"num_experts: {counts[0]!r} is no whole number")
     values["dense_layers"] = _dense_layers(settings, values["layers"])
     read_router_loss(settings, values)
 
