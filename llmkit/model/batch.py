@@ -24,7 +24,7 @@ from llmkit.model.stops import Decode as DecodeText
 
 # Bounds the memory of one prefill: tokens of all prompts in a chunk, and columns of a chunk.
 _CHUNK_TOKENS = 8192
-_CHUNK = 512
+_CHUNK = 1024
 # Prompts that prefill together.
 _PREFILL_TOKENS = 16384
 

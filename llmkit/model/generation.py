@@ -106,7 +106,10 @@ class Generator:
             fused = self._form("halves")
             # Without that layout a single request is one of a batch.
             if fused.precision.layout == "halves":
-                return Batch(fused, requests, self.decode, 1, self._form("modules"))
+                # Both read prompts alike, to the bit; packed weights are not made for that alone.
+                return Batch(
+                    fused, requests, self.decode, 1, self._form("packed" if "packed" in self._forms else "modules")
+                )
         return Batch(self._form("packed"), requests, self.decode, self.max_batch)
 
     def _form(self, layout: Layout) -> FusedModel:
