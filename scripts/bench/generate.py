@@ -1,6 +1,6 @@
 """Tokens per second of generation: llmkit's engine beside `transformers` and llama.cpp, greedily, in one run.
 
-    python scripts/bench/generate.py --model DIRECTORY_OR_GGUF [--gguf FILE] [--tokens 64] [--rounds 5] [--json]
+    python scripts/bench/generate.py --model DIRECTORY_OR_GGUF [--gguf FILE] [--tokens 128] [--rounds 5] [--json]
 
 One stream, sixteen streams and the time to the first token of a long prompt, in bf16, on random prompts of one length.
 Competitors take turns, so that what else the machine does hits them alike; the first round is warm-up. `transformers`
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,7 @@ def four_bit(options: argparse.Namespace, path: str, gguf: Path | None) -> tuple
     loaded = load(path, dtype="bf16", device="cpu", quantize="int4")
     asked = prompts(1, options.length, loaded.model.config.vocab_size)
     runs = {"llmkit int4": llmkit_run(Generator(loaded.model), asked, options.tokens)}
-    try:
-        version("llama_cpp_python")
-    except PackageNotFoundError:
+    if find_spec("llama_cpp") is None:
         return runs, ["llama.cpp"]
     if gguf is None:
         return runs, ["llama.cpp (no GGUF was named)"]
@@ -219,9 +218,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--gguf", type=Path, help="a GGUF with 4-bit weights for llama.cpp; the model itself if it is one"
     )
-    for name, default in (("tokens", 64), ("streams", 16), ("length", 32), ("long", 1000), ("rounds", 5)):
+    for name, default in (("tokens", 128), ("streams", 16), ("length", 32), ("long", 1000), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--no-4bit", action="store_true", help="leave out the 4-bit weights")
+    parser.add_argument("--scenarios", help="some of 1, the number of streams, first-token and 1-4bit; by default all")
     parser.add_argument("--json", action="store_true", help="print one line of JSON at the end")
     return parser.parse_args()
 
@@ -236,7 +235,9 @@ def main() -> None:
             directory, gguf = Path(folder), gguf or options.model
             save_model(ours, directory)
         runs, missing = competitors(options, ours, directory)
-        if not options.no_4bit:
+        wanted = options.scenarios.split(",") if options.scenarios else [*runs, "1-4bit"]
+        runs = {scenario: found for scenario, found in runs.items() if scenario in wanted}
+        if "1-4bit" in wanted:
             runs["1-4bit"], absent = four_bit(options, str(options.model), gguf)
             missing += absent
         seconds = measure(options.rounds, runs)
