@@ -14,11 +14,13 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path_or_name: str, dtype: str | None = None, device: str | None = None) -> LoadedModel:
+def load(
+    path_or_name: str, dtype: str | None = None, device: str | None = None, quantize: str | None = None
+) -> LoadedModel:
     """Open a model directory or a hub name; see `llmkit.inference.load`."""
     from llmkit.inference import load as load_model
 
-    return load_model(path_or_name, dtype=dtype, device=device)
+    return load_model(path_or_name, dtype=dtype, device=device, quantize=quantize)
 
 
 def __dir__() -> list[Any]:

@@ -27,6 +27,7 @@ from llmkit.model.attention import Attention, Visibility, attend
 from llmkit.model.cache import Decode, Prefill
 from llmkit.model.heads import CausalLMHead
 from llmkit.model.layers import ACTIVATIONS, MLP, Linear, compute_dtype
+from llmkit.model.quantization.quantize import is_quantized
 from llmkit.model.rotary import Rotary, rotate
 from llmkit.model.transformer import Block, Transformer
 
@@ -70,7 +71,8 @@ class Precision:
         if weight.device.type == "cpu" and dtype == torch.bfloat16:
             if layout == "packed" and torch.backends.mkldnn.is_available() and _mkldnn()._is_mkldnn_bf16_supported():
                 return cls(dtype, dtype, autocast, layout)
-            if layout == "halves" and _has_halves():
+            # Maps that are quantized keep to bf16, and their kernels need what surrounds them in it.
+            if layout == "halves" and _has_halves() and not is_quantized(model):
                 return cls(torch.float32, dtype, autocast, layout)
         return cls(dtype, dtype, autocast, "modules")
 

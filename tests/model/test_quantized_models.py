@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import llmkit
 from llmkit.errors import ConfigError, ModelError
-from llmkit.inference import load
 from llmkit.model.adapters.attach import attach, linear_names, linear_of, merge
 from llmkit.model.adapters.config import AdapterConfig
 from llmkit.model.config import ModelConfig
@@ -194,12 +194,12 @@ def test_a_trained_model_is_little_worse_for_it() -> None:
 
 
 def test_llmkit_load_takes_a_word_for_it(quantizable_directory: Path) -> None:
-    loaded = load(str(quantizable_directory), quantize="nf4", device="cpu")
+    loaded = llmkit.load(str(quantizable_directory), quantize="nf4", device="cpu")
     assert is_quantized(loaded.model)
     assert loaded.model.dtype == torch.bfloat16
     assert loaded.generate("a b", max_new_tokens=3, temperature=0)[0].token_ids
     with pytest.raises(ConfigError, match="int8, int4, nf4"):
-        load(str(quantizable_directory), quantize="q4_k_m")
+        llmkit.load(str(quantizable_directory), quantize="q4_k_m")
 
 
 def test_directories_that_others_have_quantized_are_refused(tmp_path: Path) -> None:
