@@ -1,10 +1,11 @@
-"""Labelled examples: conversations, labelled texts and preferences, as every later stage reads them.
+"""Examples: conversations, labelled texts, labelled words and preferences, as every later stage reads them.
 
 On disk an example is one JSON object a line of `train.jsonl`, `validation.jsonl` or `test.jsonl`:
 
 - conversations: `{"id", "messages": [{"role", "content"}, ...], "task"?}`; the last message is the assistant's, the
   reference answer;
 - labels: `{"id", "text", "label"}`;
+- tags: `{"id", "tokens", "labels"}`, a text's words and a label for each;
 - preferences: `{"id", "prompt": [{"role", "content"}, ...], "chosen", "rejected", "task"?}`.
 
 Keys beside these are kept as metadata. Someone's own files in the formats of `llmkit.data.examples_formats` are read by
@@ -30,8 +31,6 @@ from llmkit.store.stage import ResolvedInput
 
 Message = dict[str, str]
 """`{"role": "system" | "user" | "assistant", "content": text}`."""
-
-KINDS = ("conversations", "labels", "preferences")
 
 FILE_SPLITS = Splits(validation=0.05, test=0.05)
 """What is held out of a file that comes without a validation part."""
@@ -92,6 +91,25 @@ class LabelledText:
 
 
 @dataclass(frozen=True, slots=True)
+class TaggedText:
+    """The words of a text, and the label of each."""
+
+    id: str
+    words: list[str]
+    labels: list[str]
+    task: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def group(self) -> str:
+        """Key of the split: equal texts stay together."""
+        return _digest(self.words)
+
+    def to_row(self) -> dict[str, Any]:
+        """The row as it stands on disk."""
+        return _row({"id": self.id, "tokens": self.words, "labels": self.labels}, self.task, self.metadata)
+
+
+@dataclass(frozen=True, slots=True)
 class Preference:
     """A prompt and two answers, the first of which is the better one."""
 
@@ -112,7 +130,7 @@ class Preference:
         return _row(values, self.task, self.metadata)
 
 
-Example = Conversation | LabelledText | Preference
+Example = Conversation | LabelledText | TaggedText | Preference
 
 
 def _row(values: dict[str, Any], task: str | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,6 +169,11 @@ def read_labels(source: ResolvedInput, split: str, *, text: str = "text", label:
     return [found for found in _read(source, split, "labels", columns) if isinstance(found, LabelledText)]
 
 
+def read_tags(source: ResolvedInput, split: str) -> list[TaggedText]:
+    """Texts with labelled words of one split; see `read_conversations`."""
+    return [found for found in _read(source, split, "tags", None) if isinstance(found, TaggedText)]
+
+
 def read_preferences(source: ResolvedInput, split: str) -> list[Preference]:
     """Preferences of one split; see `read_conversations`."""
     return [found for found in _read(source, split, "preferences", None) if isinstance(found, Preference)]
@@ -160,7 +183,7 @@ def split_examples(source: ResolvedInput) -> tuple[str, dict[str, list[Example]]
     """All examples of a source, whatever their kind.
 
     Returns:
-        the kind ("conversations", "labels" or "preferences"), and the examples by split.
+        the kind ("conversations", "labels", "tags" or "preferences"), and the examples by split.
 
     Raises:
         DataError: there are no rows, or one is malformed.
@@ -246,7 +269,7 @@ def examples_of_files(
 
     Args:
         files: the files; each is in one format.
-        kind: what the examples have to be: "conversations", "labels" or "preferences".
+        kind: what the examples have to be: "conversations", "labels", "tags" or "preferences".
         format: a name of `llmkit.data.examples_formats.FORMATS`, or "auto" to tell it by each file's first row.
         columns: names of columns where they are not the usual ones.
         header: whether the first line of a CSV or TSV file names the columns.
@@ -288,6 +311,8 @@ def example_of(record: FileRecord, format: str, columns: ColumnNames) -> Example
         return Conversation(identity, values["messages"], task, metadata)
     if kind == "labels":
         return LabelledText(identity, values["text"], values["label"], task, metadata)
+    if kind == "tags":
+        return TaggedText(identity, values["words"], values["labels"], task, metadata)
     return Preference(identity, values["prompt"], values["chosen"], values["rejected"], task, metadata)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmkit.data.examples import Conversation, Example, LabelledText
+from llmkit.data.examples import Conversation, Example, LabelledText, TaggedText
 from llmkit.store.files import sha256_json
 from llmkit.store.splits import SPLITS, Split, Splits, split_of
 
@@ -82,17 +82,25 @@ class Built:
 
 
 def split_report(rows: list[Example]) -> dict[str, Any]:
-    """Rows of a split: how many, by task and by label, and the share of the most frequent label."""
+    """Rows of a split: how many, by task and by label, and the share of the most frequent label. Labels of words are
+    counted by word."""
     report: dict[str, Any] = {"rows": len(rows)}
     tasks = Counter(row.task for row in rows if row.task is not None)
     if tasks:
         report["tasks"] = dict(sorted(tasks.items()))
-    labels = Counter(row.label for row in rows if isinstance(row, LabelledText))
+    labels = Counter(label for row in rows for label in labels_of(row))
     if labels:
         label, count = min(labels.items(), key=lambda pair: (-pair[1], pair[0]))
         report["labels"] = dict(sorted(labels.items()))
-        report["majority"] = {"label": label, "share": count / len(rows)}
+        report["majority"] = {"label": label, "share": count / labels.total()}
     return report
+
+
+def labels_of(example: Example) -> list[str]:
+    """The labels of a text or of its words; none where it has none."""
+    if isinstance(example, TaggedText):
+        return example.labels
+    return [example.label] if isinstance(example, LabelledText) else []
 
 
 def build(parts: Iterable[Iterable[Candidate]], fractions: Splits, limit: int | None = None) -> Built:
@@ -142,4 +150,6 @@ def _content_digest(example: Example) -> str:
         return sha256_json(["conversation", example.messages])
     if isinstance(example, LabelledText):
         return sha256_json(["label", example.text, example.label])
+    if isinstance(example, TaggedText):
+        return sha256_json(["tags", example.words, example.labels])
     return sha256_json(["preference", example.prompt, example.chosen, example.rejected])

@@ -15,7 +15,7 @@ from llmkit.store.splits import SPLITS, Split, Splits
 
 ChatTaskName = Literal["describe", "brief", "kind", "module", "words", "parameters", "arity"]
 FormatName = Literal[
-    "auto", "messages", "sharegpt", "alpaca", "prompt-completion", "labels", "preferences", "dialogues"
+    "auto", "messages", "sharegpt", "alpaca", "prompt-completion", "labels", "tags", "preferences", "dialogues"
 ]
 Weight = Annotated[float, Field(gt=0, le=1000)]
 

@@ -1,4 +1,4 @@
-"""The formats in which people keep conversations, labelled texts and preferences, turned into one shape each.
+"""The formats in which people keep conversations, labelled texts and words, and preferences, turned into one shape.
 
 Every complaint names the place of the row, the key and what is wrong with it: a row that is silently dropped or half
 read is a wrong result.
@@ -41,6 +41,10 @@ class ColumnNames(Config):
     """Text to be classified."""
     label: str = "label"
     """Class of the text."""
+    tokens: str = "tokens"
+    """List of a text's words, each of which has a label."""
+    labels: str = "labels"
+    """List of these labels."""
     messages: str = "messages"
     """List of messages with `role` and `content`."""
     conversations: str = "conversations"
@@ -73,7 +77,7 @@ def normalize(record: FileRecord, format: str, columns: ColumnNames) -> Values:
 
     Returns:
         `id` and `task` (None where absent), `metadata` (keys that mean nothing here), and `messages`, or `text` and
-        `label`, or `prompt`, `chosen` and `rejected`.
+        `label`, or `words` and `labels`, or `prompt`, `chosen` and `rejected`.
 
     Raises:
         DataError: the row is malformed.
@@ -91,7 +95,7 @@ def normalize(record: FileRecord, format: str, columns: ColumnNames) -> Values:
 
 
 def kind_of_format(format: str) -> str:
-    """ "conversations", "labels" or "preferences"."""
+    """ "conversations", "labels", "tags" or "preferences"."""
     return _FORMATS[format][1]
 
 
@@ -172,15 +176,35 @@ def _labelled(record: FileRecord, columns: ColumnNames) -> Values:
     text = _text(record.values.get(columns.text), columns.text, record)
     if not text.strip():
         raise DataError(f"`{columns.text}` is empty.", where=record.place)
-    label = record.values.get(columns.label)
+    return {"text": text, "label": _label(record.values.get(columns.label), columns.label, record)}
+
+
+def _label(label: Any, key: str, record: FileRecord) -> str:
     if isinstance(label, bool):
         label = "true" if label else "false"
     elif isinstance(label, int):
         label = str(label)
-    label = _text(label, columns.label, record, wanted="a text or a whole number").strip()
-    if not label:
-        raise DataError(f"`{columns.label}` is empty.", where=record.place)
-    return {"text": text, "label": label}
+    name = _text(label, key, record, wanted="a text or a whole number").strip()
+    if not name:
+        raise DataError(f"`{key}` is empty.", where=record.place)
+    return name
+
+
+def _tagged(record: FileRecord, columns: ColumnNames) -> Values:
+    words, labels = _list(record, columns.tokens), _list(record, columns.labels)
+    if len(words) != len(labels):
+        raise DataError(
+            f"`{columns.tokens}` has {len(words)} words and `{columns.labels}` {len(labels)} labels.",
+            where=record.place,
+        )
+    if not words:
+        raise DataError(f"`{columns.tokens}` is empty.", where=record.place)
+    for number, word in enumerate(words):
+        key = f"{columns.tokens}[{number}]"
+        if not _text(word, key, record).strip():
+            raise DataError(f"`{key}` is empty.", where=record.place)
+    named = [_label(label, f"{columns.labels}[{number}]", record) for number, label in enumerate(labels)]
+    return {"words": words, "labels": named}
 
 
 def _preference(record: FileRecord, columns: ColumnNames) -> Values:
@@ -333,6 +357,7 @@ _FORMATS: dict[str, tuple[Callable[[FileRecord, ColumnNames], Values], str, tupl
     "alpaca": (_alpaca, "conversations", ("system", "instruction", "input", "output")),
     "prompt-completion": (_prompt_completion, "conversations", ("system", "prompt", "completion")),
     "labels": (_labelled, "labels", ("text", "label")),
+    "tags": (_tagged, "tags", ("tokens", "labels")),
     "preferences": (_preference, "preferences", ("system", "prompt", "chosen", "rejected")),
     "dialogues": (_dialogues, "preferences", ("chosen", "rejected")),
 }
@@ -347,4 +372,5 @@ _NEEDED = (
     ("alpaca", ("instruction", "output")),
     ("prompt-completion", ("prompt", "completion")),
     ("labels", ("text", "label")),
+    ("tags", ("tokens", "labels")),
 )

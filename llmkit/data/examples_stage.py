@@ -8,8 +8,8 @@ from typing import Any
 
 from llmkit.config.base import Facts, Finding
 from llmkit.console import warn
-from llmkit.data.examples import Conversation, Example, LabelledText, remaining_fractions, write_examples
-from llmkit.data.examples_build import Built, build
+from llmkit.data.examples import Conversation, Example, LabelledText, TaggedText, remaining_fractions, write_examples
+from llmkit.data.examples_build import Built, build, labels_of
 from llmkit.data.examples_config import DatasetRowsSource, ExamplesConfig, FilesSource, PythonSource, RowsSource
 from llmkit.data.examples_sources import candidate_parts, dataset_records, record_parts, row_problem
 from llmkit.data.python_objects import library_folder
@@ -99,11 +99,13 @@ def _properties(built: Built) -> dict[str, Any]:
 def _format_of(example: Example) -> str:
     if isinstance(example, Conversation):
         return "conversations"
+    if isinstance(example, TaggedText):
+        return "tags"
     return "labels" if isinstance(example, LabelledText) else "preferences"
 
 
 def _labels(rows: Iterator[Example]) -> set[str]:
-    return {row.label for row in rows if isinstance(row, LabelledText)}
+    return {label for row in rows for label in labels_of(row)}
 
 
 def _warn_of_gaps(config: ExamplesConfig, context: Context, built: Built) -> None:

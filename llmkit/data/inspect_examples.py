@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from llmkit.data.examples import Conversation, Example, LabelledText, split_examples
+from llmkit.data.examples import Conversation, Example, LabelledText, TaggedText, split_examples
 from llmkit.data.examples_stage import REPORT
 from llmkit.data.inspect import Table, preview
 from llmkit.store.stage import ResolvedInput
@@ -57,6 +57,7 @@ def _samples(rows: Rows, kind: str, samples: int) -> Table:
     columns = {
         "conversations": ["prompt", "answer"],
         "labels": ["text", "label"],
+        "tags": ["words", "labels"],
         "preferences": ["prompt", "chosen", "rejected"],
     }[kind]
     body = []
@@ -69,6 +70,8 @@ def _samples(rows: Rows, kind: str, samples: int) -> Table:
 def _shown(example: Example) -> list[str]:
     if isinstance(example, LabelledText):
         return [example.text, example.label]
+    if isinstance(example, TaggedText):
+        return [" ".join(example.words), " ".join(example.labels)]
     asked = " / ".join(f"{message['role']}: {message['content']}" for message in example.prompt)
     return (
         [asked, example.reference] if isinstance(example, Conversation) else [asked, example.chosen, example.rejected]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ def evaluation_indices(lengths: Indices, *, batch_size: int, batches: int | None
     return list(parts(chosen, batch_size))
 
 
-def pad(sequences: Sequence[NDArray[np.int32]], value: int) -> tuple[Indices, Indices]:
+def pad(sequences: Sequence[NDArray[np.integer[Any]]], value: int) -> tuple[Indices, Indices]:
     """Sequences as one array, padded on the right to the longest.
 
     Returns:

@@ -11,31 +11,34 @@ from pydantic import Field
 from llmkit.config.base import Facts, Finding, Input
 from llmkit.errors import ConfigError
 from llmkit.model.adapters.config import AdapterTraining
+from llmkit.model.config import Head
 from llmkit.tokenizer.templates import BUILT_IN, check_template_name, template_inputs
 from llmkit.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 
-Task = Literal["chat", "classification"]
+Task = Literal["chat", "classification", "token-classification"]
 Overlong = Literal["drop", "truncate", "error"]
 
 DEFAULT_EPOCHS = 3.0
-FORMATS: Mapping[Task, str] = {"chat": "conversations", "classification": "labels"}
+FORMATS: Mapping[Task, str] = {"chat": "conversations", "classification": "labels", "token-classification": "tags"}
 """Format of the examples that each task learns from."""
 
 
 class FinetuneConfig(TrainConfig):
-    """Train a model further on conversations or labelled texts."""
+    """Train a model further on conversations, labelled texts or labelled words."""
 
     kind: ClassVar[str] = "finetune"
 
     stage: Literal["finetune"] = "finetune"
     """Kind of the stage."""
     task: Task = "chat"
-    """chat: a causal model learns what the assistant says. classification: any model learns the labels of texts."""
+    """chat: a causal model learns what the assistant says. classification: any model learns the labels of texts.
+    token-classification: of words, such as names."""
     model: str = Field(min_length=1)
     """Model to start from: a stage, a path, or hf:owner/name."""
     data: str = Field(min_length=1)
-    """Conversations or labelled texts: a stage `examples`, or a file or folder (JSONL, JSON, CSV, TSV, Parquet) in
-    which a row is OpenAI messages, Alpaca, prompt/completion or ShareGPT, or has a text and a label."""
+    """Conversations, labelled texts or labelled words: a stage `examples`, or a file or folder (JSONL, JSON, CSV, TSV,
+    Parquet) in which a row is OpenAI messages, Alpaca, prompt/completion or ShareGPT; has a text and a label; or, in
+    `tokens` and `labels`, a list of words and one of their labels."""
     text_column: str = Field(default="text", min_length=1)
     """Column with the text to classify, in files of one's own."""
     label_column: str = Field(default="label", min_length=1)
@@ -43,7 +46,7 @@ class FinetuneConfig(TrainConfig):
     max_length: int | None = Field(default=None, ge=2)
     """Longest sequence in tokens; by default the model's context."""
     overlong: Overlong | None = None
-    """What happens to longer ones: dropped (the default for chat), cut at the end (the default for classification), or
+    """What happens to longer ones: dropped (the default for chat), cut at the end (the default for the others), or
     refused."""
     chat_template: str | None = None
     """Chat template in place of the tokenizer's own (chat only): "chatml", a file NAME.jinja, or jinja2 text."""
@@ -79,11 +82,11 @@ class FinetuneConfig(TrainConfig):
             given.pop("parameters", None)
             given.pop("active_parameters", None)
         if self.task == "chat":
-            given |= {"head": "causal-lm", "labels": []}
+            given |= {"head": self.head, "labels": []}
             if self.chat_template is not None:
                 given["chat_template"] = True
         else:
-            given["head"] = "classification"
+            given["head"] = self.head
             given.pop("labels", None)
             labels = inputs["data"].get("labels")
             if labels is not None:
@@ -113,6 +116,11 @@ class FinetuneConfig(TrainConfig):
         low = self.adapter is not None and self.adapter.base_dtype != "fp32"
         precision = "bf16" if low and self.precision == "auto" else self.precision
         return self.model_copy(update={"steps": steps, "precision": precision})
+
+    @property
+    def head(self) -> Head:
+        """The head that the task needs."""
+        return "causal-lm" if self.task == "chat" else self.task
 
     @property
     def saves_adapter_alone(self) -> bool:
@@ -165,13 +173,14 @@ class FinetuneConfig(TrainConfig):
         splits, labels = data.get("splits"), data.get("labels")
         if splits is not None and "train" not in splits:
             yield Finding(f"`{self.data}` has no training split.", key="data")
-        if self.task == "classification" and labels is not None and len(labels) < 2:
+        if self.task != "chat" and labels is not None and len(labels) < 2:
             yield Finding(f"`{self.data}` has {len(labels)} label; at least two are needed.", key="data")
 
     def _check_columns(self, data: Facts) -> Iterator[Finding]:
-        reason = "only classification has columns" if self.task == "chat" else "a stage's examples have fixed columns"
+        fixed = "a stage's examples have fixed columns"
+        reason = fixed if self.task == "classification" else "only classification has columns"
         for key in ("text_column", "label_column"):
-            if self._changed(key) and (self.task == "chat" or data.kind == "examples"):
+            if self._changed(key) and (self.task != "classification" or data.kind == "examples"):
                 yield Finding(f"`{key}` has no meaning here: {reason}.", key=key, hint="Remove the key.")
         if self.task != "chat" and self._changed("chat_template"):
             yield Finding("only the task chat has a chat template.", key="chat_template", hint="Remove the key.")

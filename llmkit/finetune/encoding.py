@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Counts:
         dropped_without_target: rows left out because cutting them left nothing to learn.
         truncated: rows kept whose end was cut.
         tokens: tokens of the rows kept.
-        targets: tokens of the rows kept that count in the loss (chat), or labels (classification).
+        targets: tokens of the rows kept that count in the loss (chat), or labels.
         longest: tokens of the longest row, before anything was cut.
     """
 
@@ -55,7 +55,8 @@ class Sequences:
     Args:
         tokens: ids of all sequences, [T].
         starts: where each sequence starts, and the end of the last, [n + 1].
-        targets: chat: whether each token counts in the loss, bool [T]; classification: label of each sequence, [n].
+        targets: chat: whether each token counts in the loss, bool [T]; classification: label of each sequence, [n];
+            token-classification: label of each token, -100 where it has none, [T].
         counts: what was kept and what was not.
     """
 
@@ -113,15 +114,15 @@ def encode_conversations(
                 ids, mask = tokenizer.render_conversation(conversation.messages)
             except DataError as error:
                 raise DataError(error.message, where=where, hint=error.hint) from None
-            length = _fit(len(ids), max_length, overlong, counts, where)
+            length = fit(len(ids), max_length, overlong, counts, where)
             targets = sum(mask[1:length])
             if length and not targets:
                 counts.dropped_without_target += 1
             elif length:
-                _keep(counts, length, targets, cut=length < len(ids))
+                keep(counts, length, targets, cut=length < len(ids))
                 yield ids[:length], [0, *mask[1:length]]
 
-    return _pack(rows(), counts, lambda masks: np.asarray(masks, dtype=np.bool_))
+    return pack(rows(), counts, np.bool_)
 
 
 def encode_texts(
@@ -153,16 +154,20 @@ def encode_texts(
                     hint=f"Labels: {', '.join(labels)}.",
                 )
             ids = tokenizer.encode_single(text.text, 2**31)
-            length = _fit(len(ids), max_length, overlong, counts, where)
+            length = fit(len(ids), max_length, overlong, counts, where)
             if length:
-                _keep(counts, length, 1, cut=length < len(ids))
+                keep(counts, length, 1, cut=length < len(ids))
                 yield ids if length == len(ids) else tokenizer.encode_single(text.text, length), [number[text.label]]
 
-    return _pack(rows(), counts, lambda numbers: np.asarray(numbers, dtype=np.int64))
+    return pack(rows(), counts)
 
 
-def _fit(length: int, max_length: int, overlong: Overlong, counts: Counts, where: str) -> int:
-    """Tokens of a row to use: all, `max_length`, or 0 where it is left out."""
+def fit(length: int, max_length: int, overlong: Overlong, counts: Counts, where: str) -> int:
+    """Tokens of a row to use: all, `max_length`, or 0 where it is left out.
+
+    Raises:
+        DataError: it is too long, and that is to be an error.
+    """
     counts.rows += 1
     counts.longest = max(counts.longest, length)
     if length <= max_length:
@@ -179,25 +184,25 @@ def _fit(length: int, max_length: int, overlong: Overlong, counts: Counts, where
     return max_length
 
 
-def _keep(counts: Counts, tokens: int, targets: int, *, cut: bool) -> None:
+def keep(counts: Counts, tokens: int, targets: int, *, cut: bool) -> None:
+    """Count a row that is trained on."""
     counts.kept += 1
     counts.truncated += cut
     counts.tokens += tokens
     counts.targets += targets
 
 
-def _pack(
-    rows: Iterable[tuple[list[int], list[int]]], counts: Counts, as_targets: Callable[[list[int]], NDArray[Any]]
-) -> Sequences:
+def pack(rows: Iterable[tuple[list[int], list[int]]], counts: Counts, kind: type[np.generic] = np.int64) -> Sequences:
+    """Ids and targets of rows behind one another; `kind` is the targets' type."""
     tokens: list[NDArray[np.int32]] = []
     targets: list[NDArray[Any]] = []
     for ids, marks in rows:
         tokens.append(np.asarray(ids, dtype=np.int32))
-        targets.append(as_targets(marks))
+        targets.append(np.asarray(marks, dtype=kind))
     starts = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
     return Sequences(
         np.concatenate(tokens) if tokens else np.zeros(0, np.int32),
         starts,
-        np.concatenate(targets) if targets else as_targets([]),
+        np.concatenate(targets) if targets else np.zeros(0, kind),
         counts,
     )

@@ -34,8 +34,8 @@ def open_model(config: FinetuneConfig, context: Context, prepared: Prepared) -> 
     settings, tokenizer = config.adapter, prepared.tokenizer
     model = load_model(
         context.inputs["model"].model_directory,
-        head="causal-lm" if config.task == "chat" else "classification",
-        labels=prepared.labels if config.task == "classification" else None,
+        head=config.head,
+        labels=None if config.task == "chat" else prepared.labels,
         dtype=base_dtype(config),
         quantize=None if settings is None else settings.quantization,
         quantize_head=False,

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llmkit.console import say
-from llmkit.data.examples import Conversation, LabelledText, read_conversations, read_labels
+from llmkit.data.examples import Conversation, LabelledText, TaggedText, read_conversations, read_labels, read_tags
+from llmkit.data.examples_build import labels_of
 from llmkit.errors import ArtifactError, DataError
 from llmkit.finetune.config import FinetuneConfig
 from llmkit.finetune.encoding import Places, Sequences, encode_conversations, encode_texts
+from llmkit.finetune.tags import encode_tags
 from llmkit.store.stage import Context, ResolvedInput
 from llmkit.tokenizer.templates import read_template
 from llmkit.tokenizer.tokenizer import Tokenizer
@@ -17,14 +19,20 @@ from llmkit.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one split; one of the two lists is empty."""
+    """The rows of one split; all lists but one are empty."""
 
     name: str
     conversations: Sequence[Conversation] = field(default_factory=list)
     texts: Sequence[LabelledText] = field(default_factory=list)
+    tagged: Sequence[TaggedText] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.conversations) + len(self.texts)
+        return len(self.conversations) + len(self.texts) + len(self.tagged)
+
+    @property
+    def labels(self) -> set[str]:
+        """The labels of texts or words that occur."""
+        return {label for rows in (self.texts, self.tagged) for row in rows for label in labels_of(row)}
 
     def encode(
         self,
@@ -33,6 +41,8 @@ class Rows:
         max_length: int,
         labels: Sequence[str],
         numbers: Iterable[int] | None = None,
+        *,
+        causal: bool = True,
     ) -> Sequences:
         """The rows as token sequences.
 
@@ -40,14 +50,18 @@ class Rows:
             tokenizer: of the model.
             config: what happens to rows that are too long.
             max_length: longest sequence in tokens.
-            labels: names of the classes (classification).
+            labels: names of the classes.
             numbers: which rows; all by default.
+            causal: whether the model sees only what came before.
         """
         chosen = range(len(self)) if numbers is None else numbers
         place, overlong = Places(self.name), config.overlong_policy()
         if config.task == "chat":
             conversations = ((index, self.conversations[index]) for index in chosen)
             return encode_conversations(conversations, tokenizer, max_length, overlong, place)
+        if config.task == "token-classification":
+            tagged = ((index, self.tagged[index]) for index in chosen)
+            return encode_tags(tagged, labels, tokenizer, max_length, overlong, place, causal=causal)
         texts = ((index, self.texts[index]) for index in chosen)
         return encode_texts(texts, labels, tokenizer, max_length, overlong, place)
 
@@ -60,7 +74,7 @@ class Prepared:
         tokenizer: of the trained model.
         known_tokens: tokens that the model's own tokenizer has.
         max_length: longest sequence in tokens.
-        labels: names of the classes (classification).
+        labels: names of the classes.
         train, validation: the examples.
     """
 
@@ -83,15 +97,16 @@ def prepare(config: FinetuneConfig, context: Context) -> Prepared:
     tokenizer = trained_tokenizer(config, context, own)
     max_length = sequence_length(config, context.inputs["model"])
     train, validation = read_rows(config, context, "train"), read_rows(config, context, "validation")
-    labels = choose_labels(train, context) if config.task == "classification" else ()
+    labels = () if config.task == "chat" else choose_labels(config, train, context)
+    causal = bool(context.inputs["model"].facts.get("causal"))
     say(f"{context.name}: encoding {len(train) + len(validation):,} examples")
     prepared = Prepared(
         tokenizer,
         own.vocab_size,
         max_length,
         labels,
-        train.encode(tokenizer, config, max_length, labels),
-        validation.encode(tokenizer, config, max_length, labels),
+        train.encode(tokenizer, config, max_length, labels, causal=causal),
+        validation.encode(tokenizer, config, max_length, labels, causal=causal),
     )
     if len(prepared.train) == 0:
         raise DataError(
@@ -156,21 +171,23 @@ def read_rows(config: FinetuneConfig, context: Context, split: str) -> Rows:
     name = f"{data.path / split}.jsonl" if data.artifact is not None else f"{data.path} ({split} split)"
     if config.task == "chat":
         return Rows(name, conversations=read_conversations(data, split))
+    if config.task == "token-classification":
+        return Rows(name, tagged=read_tags(data, split))
     if data.artifact is not None:
         return Rows(name, texts=read_labels(data, split))
     return Rows(name, texts=read_labels(data, split, text=config.text_column, label=config.label_column))
 
 
-def choose_labels(train: Rows, context: Context) -> tuple[str, ...]:
-    """Names of the classes: those of the model's own classifier where it knows all that the data have, so that it is
-    trained on; otherwise those of the data, numbers by size and names by alphabet.
+def choose_labels(config: FinetuneConfig, train: Rows, context: Context) -> tuple[str, ...]:
+    """Names of the classes: those of the model's own head where it knows all that the data have, so that it is trained
+    on; otherwise those of the data, numbers by size and names by alphabet.
 
     Raises:
         DataError: fewer than two classes.
     """
-    found = {text.label for text in train.texts} | set(context.inputs["data"].facts.get("labels") or ())
+    found = train.labels | set(context.inputs["data"].facts.get("labels") or ())
     model = context.inputs["model"].facts if "model" in context.inputs else None
-    known = list(model.get("labels") or ()) if model is not None and model.get("head") == "classification" else []
+    known = list(model.get("labels") or ()) if model is not None and model.get("head") == config.head else []
     if found and found <= set(known):
         return tuple(known)
     if len(found) < 2:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from llmkit.config.base import Facts, Finding
 from llmkit.console import say, warn
@@ -12,10 +13,8 @@ from llmkit.finetune.config import FinetuneConfig
 from llmkit.finetune.encoding import Sequences
 from llmkit.finetune.model import ADAPTER, Saver, base_dtype, open_model
 from llmkit.finetune.objectives import (
-    ChatBatch,
     ChatObjective,
     ClassificationObjective,
-    TextBatch,
     collate_chat,
     collate_texts,
     mean_loss,
@@ -30,11 +29,13 @@ from llmkit.finetune.prepare import (
     read_rows,
     sequence_length,
 )
+from llmkit.finetune.tags import TagObjective, collate_tags
 from llmkit.model.facts import read_model_facts
 from llmkit.store.files import write_json_atomic
 from llmkit.store.stage import Context, Outcome, Plan
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.config import TrainConfig
+from llmkit.train.contract import Objective
 from llmkit.train.loop import train
 
 REPORT = "report.json"
@@ -53,10 +54,10 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
     model = open_model(config, context, prepared)
     saver = Saver(model, prepared.tokenizer, context.inputs["model"], base_dtype(config))
     pad_id = prepared.tokenizer.pad_id or 0
-    objective = ChatObjective() if config.task == "chat" else ClassificationObjective()
+    objective, collator = _learning(config, prepared)
 
-    def collate(examples: Sequences, indices: Indices) -> ChatBatch | TextBatch:
-        return (collate_chat if config.task == "chat" else collate_texts)(examples, indices, pad_id)
+    def collate(examples: Sequences, indices: Indices) -> Any:
+        return collator(examples, indices, pad_id)
 
     source = BucketedBatches(
         prepared.train.lengths,
@@ -91,6 +92,15 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
         saver.adapter(context.directory / ADAPTER)
     summary = {"examples": counts.kept, "dropped": counts.dropped(), "epochs": epochs, **result.summary}
     return Outcome(["model/*", f"{ADAPTER}/*"], _facts(config, context, prepared), summary)
+
+
+def _learning(config: FinetuneConfig, prepared: Prepared) -> tuple[Objective, Callable[[Sequences, Indices, int], Any]]:
+    """What is minimised, and how its micro-batches are made."""
+    if config.task == "chat":
+        return ChatObjective(), collate_chat
+    if config.task == "classification":
+        return ClassificationObjective(), collate_texts
+    return TagObjective(prepared.labels), collate_tags
 
 
 def _facts(config: FinetuneConfig, context: Context, prepared: Prepared) -> Facts:
@@ -184,10 +194,9 @@ def _check_template(config: FinetuneConfig, tokenizer: Tokenizer) -> list[Findin
 def _check_rows(config: FinetuneConfig, context: Context, rows: Rows) -> list[Finding]:
     if not len(rows):
         return [Finding("there are no training examples.", key="data")]
-    if config.task == "classification":
-        labels = choose_labels(rows, context)
-        held_out = read_rows(config, context, "validation")
-        unknown = sorted({text.label for text in held_out.texts} - set(labels))
+    if config.task != "chat":
+        labels = choose_labels(config, rows, context)
+        unknown = sorted(read_rows(config, context, "validation").labels - set(labels))
         if unknown:
             return [Finding(f"the label {unknown[0]!r} occurs in the validation split alone.", key="data")]
     steps = -(-len(rows) // config.batch_size)
@@ -197,7 +206,7 @@ def _check_rows(config: FinetuneConfig, context: Context, rows: Rows) -> list[Fi
 def _check_encoding(config: FinetuneConfig, context: Context, tokenizer: Tokenizer, rows: Rows) -> list[Finding]:
     """Encode rows from all over the split; more is left out later where more is too long."""
     max_length = sequence_length(config, context.inputs["model"])
-    labels = choose_labels(rows, context) if config.task == "classification" else ()
+    labels = () if config.task == "chat" else choose_labels(config, rows, context)
     numbers = sorted({len(rows) * index // CHECKED_ROWS for index in range(CHECKED_ROWS)})
     examples = rows.encode(tokenizer, config, max_length, labels, numbers)
     counts = examples.counts

@@ -108,6 +108,7 @@ def _what(facts: Mapping[str, Any], parameters: float | None) -> str:
         "causal-lm": "language model that continues text",
         "masked-lm": "encoder that fills in masked words",
         "classification": "classifier of texts",
+        "token-classification": "classifier of words",
         "reward": "reward model, which scores answers",
     }.get(str(facts.get("head")), "model")
     size = "" if parameters is None else "small " if parameters < _SMALL else "large "
@@ -150,6 +151,7 @@ def _use(head: str, parameters: float | None, *, aligned: bool) -> str:
         "causal-lm": "Answers prompts like those it was tuned on" if aligned else "Continues text like what it read",
         "masked-lm": "A starting point for classifiers and other encoders",
         "classification": "Assigns one of its labels to texts like those it was trained on",
+        "token-classification": "Assigns one of its labels to each word of texts like those it was trained on",
         "reward": "Scores answers to prompts like those it was trained on, and steers the training of other models",
     }.get(head, "See how it was trained")
     size = "It is small: made to study how such models come about, and no match for large ones. " if small else ""
@@ -157,6 +159,7 @@ def _use(head: str, parameters: float | None, *, aligned: bool) -> str:
         "causal-lm": "What it writes may be false, and reads fluently all the same; check it before relying on it.",
         "masked-lm": "It reflects the texts it was trained on and knows nothing beyond them.",
         "classification": "It gives a label to any text, fitting or not; the results tell how often it is wrong.",
+        "token-classification": "It gives a label to any word, fitting or not; validation tells how often it is wrong.",
         "reward": "High scores can be had by bad answers; it measures likeness to preferred answers, not truth.",
     }.get(head, "")
     untested = "It has not been tested for safety or bias; do not let it decide about people."
@@ -166,7 +169,10 @@ def _use(head: str, parameters: float | None, *, aligned: bool) -> str:
 def _command(head: str, path: str, *, chats: bool) -> str:
     if head == "causal-lm":
         return f"llmkit chat --model {path}" if chats else f'llmkit generate --model {path} "Once upon a time"'
-    wanted = "AutoModelForMaskedLM" if head == "masked-lm" else "AutoModelForSequenceClassification"
+    wanted = {
+        "masked-lm": "AutoModelForMaskedLM",
+        "token-classification": "AutoModelForTokenClassification",
+    }.get(head, "AutoModelForSequenceClassification")
     return (
         f"from transformers import AutoTokenizer, {wanted}\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{path}/model")\n'

@@ -162,7 +162,7 @@ class Tokenizer:
         text is cut at its end so that at most `max_length` ids result. Without `end`, the end-of-text token follows
         only where the post-processing puts it there.
         """
-        before, after = self._frame
+        before, after = self.frame_ids
         if not after and end and self.eos_id is not None:
             after = [self.eos_id]
         room = max(max_length - len(before) - len(after), 0)
@@ -233,14 +233,6 @@ class Tokenizer:
         if not inside:  # a vocabulary without the letter
             return [], []
         return probe.ids[: inside[0]], probe.ids[inside[-1] + 1 :]
-
-    @cached_property
-    def _frame(self) -> tuple[list[int], list[int]]:
-        """Ids that go before and after a text to classify."""
-        before, after = self.frame_ids
-        if not after and self.eos_id is not None:
-            after = [self.eos_id]
-        return before, after
 
     def _role(self, key: str) -> int | None:
         value = self._settings.get(key)

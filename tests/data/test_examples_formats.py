@@ -116,7 +116,7 @@ def test_a_format_is_told_by_its_keys_and_by_what_is_wanted() -> None:
     assert detect_format(record, names, "conversations") == "prompt-completion"
     assert detect_format(record, names, "preferences") == "preferences"
     assert detect_format(record, names, "labels") == "labels"
-    assert {kind_of_format(name) for name in FORMATS} == {"conversations", "labels", "preferences"}
+    assert {kind_of_format(name) for name in FORMATS} == {"conversations", "labels", "tags", "preferences"}
 
 
 def test_keys_that_fit_no_format_are_named() -> None:
