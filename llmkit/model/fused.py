@@ -27,6 +27,7 @@ from llmkit.model.attention import Attention, Visibility, attend
 from llmkit.model.cache import Decode, Prefill
 from llmkit.model.heads import CausalLMHead
 from llmkit.model.layers import ACTIVATIONS, MLP, Linear, compute_dtype
+from llmkit.model.quantization.join import join
 from llmkit.model.quantization.quantize import is_quantized
 from llmkit.model.rotary import Rotary, rotate
 from llmkit.model.transformer import Block, Transformer
@@ -114,6 +115,7 @@ class Projection:
         self.packed: Any = None
         self.halves: Any = None
         self.bias: Tensor | None = None
+        self.joined = join(linears) if precision.layout == "packed" and not precision.autocast else None
         if precision.layout == "modules" or not all(_plain(linear) for linear in linears):
             return
         weight = torch.cat([linear.weight.detach().to(precision.inputs) for linear in linears])
@@ -135,6 +137,8 @@ class Projection:
         if self.halves is not None:
             exact: Tensor = self._unary(x, self.halves)
             return exact
+        if self.joined is not None:
+            return self.joined.project(x)
         parts = [self.precision.call(linear, x) for linear in self.linears]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -155,10 +159,10 @@ class FusedMLP:
         if type(mlp) is not MLP or precision.layout == "modules" or mlp.activation not in _POST_OPERATIONS:
             return
         linears = [linear for linear in (mlp.gate, mlp.up, mlp.down) if linear is not None]
-        if all(_plain(linear) for linear in linears):
+        inner, down = Projection(linears[:-1], precision), Projection(linears[-1:], precision)
+        if all(_plain(linear) for linear in linears) or (inner.joined is not None and down.joined is not None):
             self.activation, self.gated = mlp.activation, mlp.gate is not None
-            self.inner = Projection(linears[:-1], precision)
-            self.down = Projection(linears[-1:], precision)
+            self.inner, self.down = inner, down
 
     def __call__(self, x: Tensor) -> Tensor:
         """down(activation(gate(x)) * up(x)), or without a gate."""

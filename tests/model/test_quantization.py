@@ -16,6 +16,7 @@ from llmkit.model.layers import Linear
 from llmkit.model.quantization.config import BITS, quantization_of
 from llmkit.model.quantization.int4 import Int4Linear
 from llmkit.model.quantization.int8 import Int8Embedding, Int8Linear
+from llmkit.model.quantization.join import join
 from llmkit.model.quantization.nf4 import NF4Linear
 
 KINDS: list[Any] = [Int8Linear, Int4Linear, NF4Linear]
@@ -232,3 +233,35 @@ def test_unknown_kinds_are_refused() -> None:
 def test_a_dense_map_names_its_weight() -> None:
     linear = Linear(4, 3, bias=False)
     assert linear.dense_weight() is linear.weight
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_joined_maps_give_the_outputs_of_each(kind: Any, biased: bool) -> None:
+    def made(outputs: int) -> Any:
+        return kind(_weight(outputs, 128), nn.Parameter(torch.randn(outputs).bfloat16()) if biased else None)
+
+    parts = [made(outputs) for outputs in (128, 64, 192)]
+    x = torch.randn(3, 128).bfloat16()
+    with torch.no_grad():
+        separate, dense = [part(x) for part in parts], [part.dense_weight().clone() for part in parts]
+        whole = join(parts)
+        if whole is None:
+            # Only without the instructions that tiles of NF4 are for.
+            assert kind is NF4Linear
+            assert not reference.has_avx512bf16()
+            return
+        torch.testing.assert_close(whole.project(x), torch.cat(separate, dim=1), rtol=0, atol=2.0**-8)
+        assert torch.equal(whole.dense_weight(), torch.cat(dense))
+        for part, before, weight in zip(parts, separate, dense, strict=True):
+            assert torch.equal(part(x), before)
+            assert torch.equal(part.dense_weight(), weight)
+            assert part.codes.untyped_storage().data_ptr() == whole.codes.untyped_storage().data_ptr()
+
+
+def test_only_maps_of_one_kind_are_joined() -> None:
+    eight, four = Int8Linear(_weight(64, 64)), Int4Linear(_weight(64, 64))
+    assert join([eight, four]) is None
+    assert join([Linear(64, 64, bias=False)]) is None
+    assert join([four, Int4Linear(_weight(48, 64))]) is None
+    assert join([eight]) is eight

@@ -5,6 +5,8 @@ The product is torch's own kernel, which reads the codes once and widens them in
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,8 @@ from llmkit.model.quantization.linear import QuantizedLinear
 
 GROUP = 32
 _ROWS = 16
-# The kernel's layout comes in blocks of at most 64 rows: pieces are laid out as the whole would be.
+# The kernel's layout comes in blocks of at most so many rows: whole ones are laid out as in any larger weight.
+_BLOCK = 64
 _PIECE = 256
 
 
@@ -29,6 +32,7 @@ class Int4Linear(QuantizedLinear):
     """
 
     scales: Tensor
+    along_outputs: ClassVar[dict[str, int]] = {"codes": 0, "scales": 1}
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:
         super().__init__(weight.shape[0], weight.shape[1], bias)
@@ -47,11 +51,16 @@ class Int4Linear(QuantizedLinear):
             self.codes[start:end] = torch._convert_weight_to_int4pack_for_cpu(codes.flatten(1), 1)
             self.scales[:, start:end] = scales.transpose(0, 1)
 
+    def prepare_to_join(self) -> bool:
+        """Whether the rows fill the kernel's blocks."""
+        return self._whole and self.out_features % _BLOCK == 0
+
     def multiply(self, x: Tensor) -> Tensor:
         """x W', [..., inputs] to [..., outputs]."""
         if not x.is_cpu:
             raise ModelError("int4 weights are for CPUs.", hint="Choose nf4 or int8 on this device.")
-        codes, scales = self.codes, self.scales
+        # Those of a part of a joined map are strided.
+        codes, scales = self.codes, self.scales.contiguous()
         if self._whole and x.dtype == scales.dtype == torch.bfloat16 and x.is_contiguous():
             # Every microsecond counts where one token is written at a time.
             if x.dim() == 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ class Int8Linear(QuantizedLinear):
     """
 
     scale: Tensor
+    along_outputs: ClassVar[dict[str, int]] = {"codes": 0, "scale": 0}
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:
         super().__init__(weight.shape[0], weight.shape[1], bias)
@@ -38,6 +41,10 @@ class Int8Linear(QuantizedLinear):
             self.codes.split(_PIECE), weight.detach().split(_PIECE), scale.float().split(_PIECE), strict=True
         ):
             codes.copy_((rows.float() / steps[:, None]).round_().clamp_(-127, 127))
+
+    def prepare_to_join(self) -> bool:
+        """Rows follow rows."""
+        return True
 
     def multiply(self, x: Tensor) -> Tensor:
         """x W', [..., inputs] to [..., outputs]."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,11 @@ class QuantizedLinear(Linear):
 
     Attributes:
         codes: whole numbers, laid out as the kind has it.
+        along_outputs: names of the buffers, and which of their dimensions runs along the outputs.
     """
 
     codes: Tensor
+    along_outputs: ClassVar[dict[str, int]]
 
     def __init__(self, outputs: int, inputs: int, bias: nn.Parameter | None) -> None:
         # Not nn.Linear's own beginning, which would make room for a dense weight.
@@ -37,6 +40,17 @@ class QuantizedLinear(Linear):
     def device(self) -> torch.device:
         """Where the codes are."""
         return self.codes.device
+
+    def prepare_to_join(self) -> bool:
+        """Lay codes out so that those of more outputs may follow; whether that can be."""
+        raise NotImplementedError
+
+    def widened(self, outputs: int, bias: nn.Parameter | None) -> Self:
+        """A map of so many outputs, laid out as this one, whose buffers are yet to be set."""
+        made = copy.copy(self)
+        made._buffers, made._parameters = dict(self._buffers), {"bias": bias}
+        made.out_features = outputs
+        return made
 
     def multiply(self, x: Tensor) -> Tensor:
         """x W' without the bias, [..., inputs] to [..., outputs], in the dtype of `x` and without gradients."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ class NF4Linear(QuantizedLinear):
     """
 
     scale: Tensor
+    along_outputs: ClassVar[dict[str, int]] = {"codes": 0, "scale": 1}
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:
         super().__init__(weight.shape[0], weight.shape[1], bias)
@@ -47,14 +48,25 @@ class NF4Linear(QuantizedLinear):
         self.register_buffer("codes", codes)
         self.register_buffer("scale", state.absmax.to(weight.dtype))
         self.tiled = False
-        self._shape = (self.out_features, self.in_features)
         self._tiles = self.out_features % _TILE == 0 and self.in_features % BLOCK == 0 and _has_kernel()
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.out_features, self.in_features
+
+    def prepare_to_join(self) -> bool:
+        """Put the codes in tiles, if there is a kernel that reads such."""
+        if self._tiles:
+            self._order(tiled=True)
+        return self._tiles
 
     def multiply(self, x: Tensor) -> Tensor:
         """x W', [..., inputs] to [..., outputs]."""
         if self._tiles and x.is_cpu and x.dtype == torch.bfloat16 and x.numel() <= _MOST_ROWS * self.in_features:
             self._order(tiled=True)
-            product: Tensor = _few_rows()(x.contiguous(), self.codes, self._shape, self.scale, _levels(), BLOCK)
+            # The scales of a part of a joined map are strided.
+            scale = self.scale.contiguous()
+            product: Tensor = _few_rows()(x.contiguous(), self.codes, self._shape, scale, _levels(), BLOCK)
             return product
         if not x.is_cuda:
             return F.linear(x, self._dense(x.dtype))
