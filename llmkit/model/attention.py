@@ -1,12 +1,11 @@
-"""Multi-head attention with shared key/value heads (Ainslie et al. 2023), rotary positions and an optional cache.
+"""Multi-head attention with shared key/value heads (Ainslie et al. 2023), rotary positions.
 
 Shapes: B batch, L new tokens, S tokens attended to, W width, H heads, K key/value heads, D head width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,26 +14,6 @@ from torch import Tensor, nn
 from llmkit.model.config import ModelConfig
 from llmkit.model.layers import Linear, make_norm
 from llmkit.model.rotary import rotate
-
-
-class CachePass(Protocol):
-    """One forward pass's access to the key/value cache; see `llmkit.model.cache`.
-
-    Attributes:
-        mask: who sees what in layers that see everything, and `local_mask` in those with a window; None where `causal`
-            (and the window) say it all.
-        causal: the new tokens are whole sequences, each token of which sees itself and those before it.
-        lengths: int64 [B], the length of each row's sequence with the new tokens.
-    """
-
-    mask: Tensor | None
-    local_mask: Tensor | None
-    causal: bool
-    lengths: Tensor | None
-
-    def extend(self, layer: int, key_BKLD: Tensor, value_BKLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values; returns those to attend to."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -47,14 +26,12 @@ class Visibility:
         window: how many tokens back each sees, its own included; where not causal, how many to either side, its own
             not included. None: all.
         rotation: cosines and sines of the new tokens' positions, or None.
-        cache: keys and values of earlier tokens, or None.
     """
 
     causal: bool
     mask: Tensor | None = None
     window: int | None = None
     rotation: tuple[Tensor, Tensor] | None = None
-    cache: CachePass | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +80,6 @@ class Attention(nn.Module):
         if visibility.rotation is not None:
             query, key = rotate(query, *visibility.rotation), rotate(key, *visibility.rotation)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        if visibility.cache is not None:
-            key, value = visibility.cache.extend(self.layer, key, value)
         mixed_BHLD = attend(query, key, value, visibility, self.scoring())
         mixed: Tensor = self.output(mixed_BHLD.transpose(1, 2).flatten(2))
         return mixed
@@ -129,8 +104,6 @@ class Attention(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scoring: Scoring) -> Tensor:
     """Scaled dot-product attention: [B, H, L, D] over [B, K, S, D] gives [B, H, L, D]."""
     window, length = visibility.window, query.shape[2]
-    if window is not None and visibility.cache is not None and not visibility.cache.causal:
-        window = None  # The cache's mask says who is seen.
     if window is not None and length > window:
         return _attend_in_windows(query, key, value, visibility, scoring, window)
     return _attend(query, key, value, visibility.mask, visibility.causal, scoring)
@@ -236,14 +209,3 @@ def attend_rows(
     if scoring.dropout:
         shares = F.dropout(shares, scoring.dropout)
     return torch.matmul(shares.reshape(batch, kv_heads, -1, span), value).view(query.shape)
-
-
-def views(
-    config: ModelConfig, mask: Tensor | None, cache: CachePass | None, causal: bool
-) -> tuple[Visibility, Visibility]:
-    """What layers that see everything see, and what local ones do, rotations left out."""
-    if cache is None:
-        everything = Visibility(causal=causal, mask=mask)
-        return everything, replace(everything, window=config.window)
-    everything = Visibility(causal=cache.causal, mask=cache.mask, cache=cache)
-    return everything, replace(everything, mask=cache.local_mask, window=config.window)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmkit.model.attention import Attention, CachePass, Visibility, views
+from llmkit.model.attention import Attention, Visibility
 from llmkit.model.config import ModelConfig
 from llmkit.model.experts import RoutedMLP
 from llmkit.model.heads import CausalLMHead, MaskedLMHead, make_head
@@ -169,7 +169,6 @@ class Transformer(nn.Module):
         token_type_ids: Tensor | None = None,
         *,
         positions: Tensor | None = None,
-        cache: CachePass | None = None,
         routing: list[Tensor] | None = None,
     ) -> Tensor:
         """The body's output [B, L, W], final norm included: what the head takes.
@@ -177,7 +176,6 @@ class Transformer(nn.Module):
         Args:
             input_ids, attention_mask, token_type_ids: as for `forward`.
             positions: int [B, L], each token's place in its sequence; by default 0, 1, 2, ...
-            cache: earlier tokens' keys and values; needs `positions` where there are any.
             routing: takes the router's scores [B, L, E] of each layer with experts, for `load_balancing_loss`.
         """
         if positions is None:
@@ -186,7 +184,7 @@ class Transformer(nn.Module):
                 raise ValueError(f"a sequence of {length} tokens exceeds the model's context of {self.config.context}")
             positions = torch.arange(length, device=input_ids.device)
         x_BLW: Tensor = self.embeddings(input_ids, positions, token_type_ids)
-        everything, local = self._views(attention_mask, positions, compute_dtype(x_BLW), cache)
+        everything, local = self._views(attention_mask, positions, compute_dtype(x_BLW))
         for layer, block in enumerate(self.blocks):
             # A list for each block: compiled code depends on how many scores are there already.
             scores: list[Tensor] | None = None if routing is None else []
@@ -200,17 +198,17 @@ class Transformer(nn.Module):
         attention_mask_BL: Tensor | None,
         positions: Tensor,
         dtype: torch.dtype,
-        cache: CachePass | None,
     ) -> tuple[Visibility, Visibility]:
         """What layers that see everything see, and what local ones do."""
-        mask, lengths = None, None if cache is None else cache.lengths
-        if cache is None and attention_mask_BL is not None:
+        mask, lengths = None, None
+        if attention_mask_BL is not None:
             _require_right_padding(attention_mask_BL)
             lengths = attention_mask_BL.sum(dim=1)
             # Under a causal mask no real token sees padding on its right: the fast path needs no mask.
             if not self.config.causal:
                 mask = attention_mask_BL[:, None, None, :].to(torch.bool)
-        everything, local = views(self.config, mask, cache, self.config.causal)
+        everything = Visibility(causal=self.config.causal, mask=mask)
+        local = replace(everything, window=self.config.window)
         if self.rotary is None:
             return everything, local
         rotation = self.rotary(positions, dtype, lengths)

@@ -32,6 +32,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "qk-norm": {"qk_norm": "head", "score_width": 20.0},
     "olmo": {"qk_norm": "projection", "norm_position": "output"},
     "parallel": {"parallel_residual": True, "rotary_share": 0.5, "norm": "layer", "gated_mlp": False, "mlp_bias": True},
+    "experts": {"experts": 4, "experts_per_token": 2, "expert_width": 32, "dense_layers": (1,)},
     "scaled": {"scale_embeddings": True, "skip_first_norm": True, "activation": "gelu_tanh"},
 }
 
