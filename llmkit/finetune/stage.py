@@ -241,11 +241,14 @@ def plan(config: FinetuneConfig, inputs: Mapping[str, Facts]) -> Plan:
             "adapter": 4 * trained,
         }
     memory |= {"gradients": 4 * trained, "optimizer": 8 * trained}
+    notes = []
+    if config.adapter is not None and (config.adapter.trainable or config.new_tokens()):
+        notes.append("modules that are trained in full beside the adapter come on top")
     longest = config.max_length or context
     if not config.steps or longest is None:
-        return Plan(trained, memory_bytes=memory, notes=["the number of steps follows from the data"])
+        return Plan(trained, memory_bytes=memory, notes=[*notes, "the number of steps follows from the data"])
     tokens = config.steps * config.batch_size * longest
-    notes = ["tokens are reckoned as if every example were as long as it may be"]
+    notes.append("tokens are reckoned as if every example were as long as it may be")
     # The backward pass makes gradients of what is trained alone, beside those of the activations.
     active = inputs["model"].get("active_parameters") or parameters
     flops = (4.0 * active + 2.0 * min(trained, active)) * tokens
