@@ -11,7 +11,7 @@ from llmkit.errors import ConfigError, DataError, LLMKitError
 from llmkit.finetune.batches import BucketedBatches, Indices, evaluation_indices
 from llmkit.finetune.config import FinetuneConfig
 from llmkit.finetune.encoding import Sequences
-from llmkit.finetune.model import ADAPTER, Saver, base_dtype, open_model
+from llmkit.finetune.model import open_model
 from llmkit.finetune.objectives import (
     ChatObjective,
     ClassificationObjective,
@@ -34,6 +34,7 @@ from llmkit.model.facts import read_model_facts
 from llmkit.store.files import write_json_atomic
 from llmkit.store.stage import Context, Outcome, Plan
 from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.adapted import ADAPTER, Saver, base_dtype
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import Objective
 from llmkit.train.loop import train
@@ -52,7 +53,7 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
     """
     prepared = prepare(config, context)
     model = open_model(config, context, prepared)
-    saver = Saver(model, prepared.tokenizer, context.inputs["model"], base_dtype(config))
+    saver = Saver(model, prepared.tokenizer, context.inputs["model"], base_dtype(config.adapter, config.precision))
     pad_id = prepared.tokenizer.pad_id or 0
     objective, collator = _learning(config, prepared)
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from llmkit.config.base import Config, Facts, Finding, Input, differs
+from llmkit.model.adapters.config import AdapterTraining
 from llmkit.rlhf.rewards import Reward
 from llmkit.rlhf.variants import AdvantageScale, Aggregation, Algorithm, PreferenceLoss
 from llmkit.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -146,6 +147,9 @@ class RLHFConfig(TrainConfig):
     """Settings of the algorithm grpo."""
     rollout: RolloutConfig | None = None
     """How answers are made (ppo, grpo)."""
+    adapter: AdapterTraining | None = None
+    """Train a low-rank adapter (LoRA, rsLoRA, DoRA) on the frozen model, in place of the whole model. The model that
+    the divergence is measured from is then the same one with its adapter off: there is no second copy in memory."""
 
     steps: int = Field(default=200, ge=1)
     """Optimizer steps."""
@@ -181,6 +185,11 @@ class RLHFConfig(TrainConfig):
     def completions(self) -> int:
         """Answers in a rollout."""
         return self.batch_size * self.rollouts.minibatches
+
+    def resolved(self) -> RLHFConfig:
+        """The same settings with the precision that the adapter's base asks for."""
+        low = self.adapter is not None and self.adapter.base_dtype != "fp32"
+        return self.model_copy(update={"precision": "bf16"}) if low and self.precision == "auto" else self
 
     def inputs(self) -> list[Input]:
         """The model, the examples, and the reward model."""
@@ -218,6 +227,18 @@ class RLHFConfig(TrainConfig):
                     key=key,
                     hint="Remove it, or choose another `algorithm`.",
                 )
+        if self.adapter is not None and not self.adapter.merge:
+            yield Finding(
+                "alignment saves the model merged, and its adapter beside it.",
+                key="adapter.merge",
+                hint="Remove the key.",
+            )
+        if self.adapter is not None and self.precision == "fp32" and self.adapter.base_dtype == "bf16":
+            yield Finding(
+                "a base in bf16 computes in bf16, and `precision` is fp32.",
+                key="adapter.base_dtype",
+                hint="Remove one of the two keys.",
+            )
         if self.online:
             yield from self._check_online_keys()
         elif self.dpo is not None and self.dpo.loss != "sigmoid" and self.dpo.label_smoothing:

@@ -36,6 +36,7 @@ from llmkit.rlhf.rollout import Rollout, new_rollout
 from llmkit.rlhf.samples import SampleLog
 from llmkit.rlhf.scoring import Scorer, Scores
 from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.adapted import as_reference
 from llmkit.train.contract import State
 from llmkit.train.engine import Engine
 from llmkit.train.seeding import derive_seed
@@ -88,7 +89,8 @@ class RolloutSource:
 
     Args:
         model: what is trained: the policy, or for PPO the policy and its value head.
-        reference: the starting model, frozen; None without a divergence penalty.
+        reference: the starting model, frozen, or the model itself where it has an adapter; None without a divergence
+            penalty.
         prompts: what is asked.
         answerer: writes and scores answers.
         engine: device and precision of the training.
@@ -203,7 +205,8 @@ class RolloutSource:
                 elif wants_old:
                     found["old_logprobs"] = answer_logprobs(policy, batch.input_ids, mask, temperature)
                 if self.reference is not None:
-                    found["ref_logprobs"] = answer_logprobs(self.reference, batch.input_ids, mask, temperature)
+                    with as_reference(self.reference):
+                        found["ref_logprobs"] = answer_logprobs(self.reference, batch.input_ids, mask, temperature)
                 for name, value in found.items():
                     whole = added.setdefault(name, torch.zeros_like(rollout.advantages))
                     whole[rows, : value.shape[1]] = value.cpu()

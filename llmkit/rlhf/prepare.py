@@ -11,6 +11,7 @@ from llmkit.config.base import Finding
 from llmkit.console import say, warn
 from llmkit.data.sampling import EpochSampler
 from llmkit.errors import ConfigError, DataError
+from llmkit.model.adapters.attach import find_attached
 from llmkit.model.config import Head
 from llmkit.model.facts import read_model_facts
 from llmkit.model.load import load_model
@@ -20,6 +21,7 @@ from llmkit.rlhf.encoding import Examples, Pair, Prompt, load_pairs, load_prompt
 from llmkit.rlhf.scoring import RewardModelScorer, Scorer
 from llmkit.store.stage import Context
 from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.adapted import attach_for_training, base_dtype
 from llmkit.train.seeding import derive_seed
 
 Row = TypeVar("Row", Pair, Prompt)
@@ -126,10 +128,21 @@ def _report_long(config: RLHFConfig, context: Context, examples: Examples[Row], 
 
 
 def open_model(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> Transformer:
-    """The model to train, in float32, with the ids in its config that pad and that end a turn."""
+    """The model to train, with the ids in its config that pad and that end a turn, and the adapter where there is one.
+
+    What is trained is in float32.
+    """
     head: Head = "reward" if config.algorithm == "reward_model" else "causal-lm"
     directory = context.inputs["model"].model_directory
-    model = load_model(directory, head=head, dtype=torch.float32, seed=derive_seed(context.seed, "head"))
+    adapter = config.adapter
+    model = load_model(
+        directory,
+        head=head,
+        dtype=base_dtype(adapter, config.precision),
+        quantize=None if adapter is None else adapter.quantization,
+        quantize_head=False,
+        seed=derive_seed(context.seed, "head"),
+    )
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size:,} tokens, and the model {model.config.vocab_size:,}.",
@@ -142,12 +155,14 @@ def open_model(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> Tr
     if head == "causal-lm" and end is not None:
         settings["eos_ids"] = tuple(dict.fromkeys([end, *model.config.eos_ids]))
     model.config = model.config.model_copy(update=settings)
+    if adapter is not None:
+        attach_for_training(model, adapter, context.seed, context.name)
     return model
 
 
-def frozen_copy(model: Transformer) -> Transformer:
-    """The starting model, to be held on to."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+def reference_of(model: Transformer) -> Transformer:
+    """The starting model, to be held on to: a copy, or where it has an adapter the model itself, see `as_reference`."""
+    return model if find_attached(model) is not None else copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def open_scorer(config: RLHFConfig, context: Context, tokenizer: Tokenizer, device: torch.device) -> Scorer:

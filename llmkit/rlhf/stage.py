@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from llmkit.config.base import Facts, Finding
 from llmkit.errors import LLMKitError
+from llmkit.model.adapters.attach import find_attached
 from llmkit.model.facts import read_model_facts
-from llmkit.model.save import save_model
 from llmkit.model.transformer import Transformer
 from llmkit.rlhf.config import BradleyTerryConfig, DPOConfig, GRPOConfig, RLHFConfig
 from llmkit.rlhf.encoding import Examples, load_pairs, load_prompts
@@ -20,12 +19,12 @@ from llmkit.rlhf.policy import ActorCritic, GRPOObjective, PPOObjective
 from llmkit.rlhf.preferences import DPOObjective, PairSource, RewardModelObjective, evaluate, reference_logprobs
 from llmkit.rlhf.prepare import (
     describe_long,
-    frozen_copy,
     length_limit,
     mean_length,
     open_model,
     open_scorer,
     open_tokenizer,
+    reference_of,
     reward_model_problem,
     train_and_validation_pairs,
     train_and_validation_prompts,
@@ -33,6 +32,7 @@ from llmkit.rlhf.prepare import (
 from llmkit.rlhf.samples import SampleLog
 from llmkit.store.stage import Context, Outcome, Plan
 from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.adapted import ADAPTER, Saver, base_dtype
 from llmkit.train.engine import Engine, prepare_engine
 from llmkit.train.loop import TrainResult, train
 
@@ -41,7 +41,11 @@ CHECKED_ROWS = 200
 
 
 def run(config: RLHFConfig, context: Context) -> Outcome:
-    """Train; the model and its tokenizer go to `model/`, some answers of an online algorithm to `samples.jsonl`."""
+    """Train; the model and its tokenizer go to `model/`, some answers of an online algorithm to `samples.jsonl`.
+
+    Where an adapter is trained, it goes to `adapter/`, and `model/` is the model with the adapter merged.
+    """
+    config = config.resolved()
     tokenizer = open_tokenizer(context)
     work = _run_online if config.online else _run_pairs
     summary = work(config, context, tokenizer)
@@ -49,13 +53,14 @@ def run(config: RLHFConfig, context: Context) -> Outcome:
         **read_model_facts(context.directory / "model"),
         "chat_template": tokenizer.chat_template is not None,
     }
-    return Outcome(["model/*"], Facts("model", facts), summary)
+    return Outcome(["model/*", f"{ADAPTER}/*"], Facts("model", facts), summary)
 
 
 def _run_pairs(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> dict[str, Any]:
     """Reward model or DPO."""
     examples, held_out = train_and_validation_pairs(config, context, tokenizer)
     model = open_model(config, context, tokenizer)
+    saver = _saver(config, context, model, tokenizer)
     source = PairSource(examples.rows, config.batch_size, config.micro_batch, context.seed)
     validation = PairSource(held_out, len(held_out), config.micro_batch, context.seed) if held_out else None
     flops = model.config.flops_per_token(mean_length([pair.longest for pair in examples.rows]))
@@ -79,10 +84,12 @@ def _run_pairs(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> di
         source=source,
         config=config,
         context=context,
-        save=_saver(model, tokenizer),
+        save=saver.whole,
+        save_checkpoint=saver.checkpoint,
         validation=(lambda trained: evaluate(trained, objective, batches)) if batches else None,
         flops_per_token=flops,
     )
+    _save_adapter(saver, context)
     return _summary(config, examples, result, config.steps * config.batch_size)
 
 
@@ -90,7 +97,8 @@ def _run_online(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> d
     """PPO or GRPO."""
     examples, held_out = train_and_validation_prompts(config, context, tokenizer)
     policy, settings = open_model(config, context, tokenizer), config.policy
-    reference = frozen_copy(policy) if settings.kl_coefficient else None
+    saver = _saver(config, context, policy, tokenizer)
+    reference = reference_of(policy) if settings.kl_coefficient else None
     engine = _engine(config, context, policy)
     if reference is not None:
         reference.to(engine.device)
@@ -116,10 +124,12 @@ def _run_online(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> d
         source=source,
         config=config,
         context=context,
-        save=_saver(policy, tokenizer),
+        save=saver.whole,
+        save_checkpoint=saver.checkpoint,
         validation=validation_rewards(answerer, held_out) if held_out else None,
         flops_per_token=policy.config.flops_per_token(length) * (1 + forwards / (3 * settings.epochs)),
     )
+    _save_adapter(saver, context)
     asked = config.steps * config.batch_size / (settings.epochs * config.group_size)
     return _summary(config, examples, result, asked)
 
@@ -131,12 +141,13 @@ def _engine(config: RLHFConfig, context: Context, model: Transformer) -> Engine:
     return engine
 
 
-def _saver(model: Transformer, tokenizer: Tokenizer) -> Callable[[Path], None]:
-    def save(path: Path) -> None:
-        save_model(model, path)
-        tokenizer.save(path)
+def _saver(config: RLHFConfig, context: Context, model: Transformer, tokenizer: Tokenizer) -> Saver:
+    return Saver(model, tokenizer, context.inputs["model"], base_dtype(config.adapter, config.precision))
 
-    return save
+
+def _save_adapter(saver: Saver, context: Context) -> None:
+    if find_attached(saver.model) is not None:
+        saver.adapter(context.directory / ADAPTER)
 
 
 def _summary(config: RLHFConfig, examples: Examples[Any], result: TrainResult, used: float) -> dict[str, Any]:
@@ -195,18 +206,25 @@ def plan(config: RLHFConfig, inputs: Mapping[str, Facts]) -> Plan:
     parameters, context = inputs["model"].get("parameters"), inputs["model"].get("context")
     if parameters is None:
         return Plan(notes=["the size of the model is not known before it is there"])
-    memory = {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": 8 * parameters}
-    if config.online and config.policy.kl_coefficient:
+    trained, memory = parameters, {"weights": 4 * parameters}
+    linears, layers = inputs["model"].get("linears"), inputs["model"].get("layers")
+    if config.adapter is not None and linears is not None and layers is not None:
+        trained = config.adapter.parameter_count(linears, layers)
+        frozen = config.adapter.base_bytes(parameters, linears, layers)
+        memory = {"frozen weights": frozen, "adapter": 4 * trained}
+    elif config.online and config.policy.kl_coefficient:
         memory["reference"] = 4 * parameters
+    memory |= {"gradients": 4 * trained, "optimizer": 8 * trained}
     judge = inputs["reward_model"].get("parameters") if "reward_model" in inputs else None
     if judge is not None:
         memory["reward model"] = 4 * judge
     if context is None:
-        return Plan(parameters, memory_bytes=memory)
+        return Plan(trained, memory_bytes=memory)
     longest = context if config.online else 2 * min(context, config.max_length or context)
     if config.online and config.rollouts.max_prompt_length is not None:
         longest = min(context, config.rollouts.max_prompt_length + config.rollouts.max_new_tokens)
     tokens = config.steps * config.batch_size * longest
     notes = ["tokens are reckoned as if every example were as long as it may be"]
     active = inputs["model"].get("active_parameters") or parameters
-    return Plan(parameters, tokens, 6.0 * active * tokens, memory, notes)
+    flops = (4.0 * active + 2.0 * min(trained, active)) * tokens
+    return Plan(trained, tokens, flops, memory, notes)
