@@ -20,6 +20,10 @@ from llmkit.model.config import ModelConfig
 _STEP = 32
 
 
+# Bytes up to which a CPU's cache is kept as wide as its products, which saves a cast of all of it at each token.
+_WIDE_BYTES = 2**30
+
+
 def _rounded(places: int) -> int:
     return -(-places // _STEP) * _STEP
 
@@ -28,6 +32,7 @@ class KVCache:
     """Keys and values of `slots` sequences of up to `capacity` tokens each.
 
     Attributes:
+        dtype: what keys and values are rounded to; they may be kept in a wider one.
         layers: for each layer keys and values, [2, slots, K, S, D].
         places: S of the layers that see everything.
         ring: S of the local layers.
@@ -40,11 +45,14 @@ class KVCache:
         self.places = _rounded(capacity)
         self.ring = min(self.places, _rounded(config.window)) if config.window is not None else self.places
         self.local = frozenset(config.local_layers)
+        local = len(self.local) * self.ring + (config.layers - len(self.local)) * self.places
+        wide = 8 * slots * config.kv_heads * config.head_width * local <= _WIDE_BYTES
+        kept = torch.float32 if device.type == "cpu" and wide else dtype
         # Zeros, since places not yet written are read and weighted with zero: 0 x NaN would be NaN.
         self.layers = [
             torch.zeros(
                 (2, slots, config.kv_heads, self.ring if layer in self.local else self.places, config.head_width),
-                dtype=dtype,
+                dtype=kept,
                 device=device,
             )
             for layer in range(config.layers)
@@ -173,7 +181,7 @@ class Decode:
         return _Reach((rows * places + at % places).flatten(), span, mask)
 
     def extend(self, layer: int, entries_B2KD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Store a layer's new keys and values, [B, 2 K, D], keys first, in the cache's precision.
+        """Store a layer's new keys and values, [B, 2 K, D], keys first, rounded to the cache's precision.
 
         Returns:
             Keys and values to attend to, [B x K, S, D], and the mask to add to their scores, all in `dtype`.
@@ -181,6 +189,7 @@ class Decode:
         stored = self.cache.layers[layer]
         reach = self.local if layer in self.cache.local else self.everything
         width = stored.shape[-1]
-        stored.view(-1, width).index_copy_(0, reach.index, entries_B2KD.reshape(-1, width))
+        entries = entries_B2KD.to(self.cache.dtype).reshape(-1, width).to(stored.dtype)
+        stored.view(-1, width).index_copy_(0, reach.index, entries)
         seen = stored.view(2, -1, *stored.shape[3:])[:, : len(reach.mask), : reach.span].to(self.dtype)
         return seen[0], seen[1], reach.mask

@@ -251,7 +251,7 @@ class FusedAttention:
             cosine, sine = step.rotations[self.window is not None]
             turned = heads[:, : self.heads + kv_heads, : cosine.shape[-1]]
             torch.addcmul(turned * cosine, turned.roll(cosine.shape[-1] // 2, -1), sine, out=turned)
-        keys, values, mask = passing.extend(self.layer, heads[:, self.heads :].to(passing.cache.dtype))
+        keys, values, mask = passing.extend(self.layer, heads[:, self.heads :])
         query = heads[:, : self.heads].to(passing.dtype).reshape(batch * kv_heads, -1, width)
         scoring = self.scoring
         if scoring.softcap is None:
