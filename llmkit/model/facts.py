@@ -39,6 +39,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def write_json(path: Path, value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
+    """Write a file of a model directory; equal values give equal bytes."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Stored:
     """A model directory as its config.json describes it.

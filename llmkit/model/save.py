@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llmkit.model.checkpoint import INDEX, WEIGHTS
-from llmkit.model.facts import GENERATION
+from llmkit.model.facts import GENERATION, write_json
 from llmkit.model.families import FAMILIES
 from llmkit.model.families.base import Family, Transfer, write_ids
 from llmkit.model.layout import stored_shapes, to_theirs
 from llmkit.model.plain import PlainWeight, plain_weights
 from llmkit.model.sentences import MODULES, embedding_files
-from llmkit.model.tensors import KINDS, StoredTensor
+from llmkit.model.tensors import KINDS, StoredTensor, write_safetensors
 from llmkit.model.transformer import Transformer
 
 MAX_SHARD_SIZE = 5_000_000_000
@@ -63,11 +61,11 @@ def save_model(
     settings = FAMILIES[model.config.family].write_config(model.config)
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
     settings["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
-    _write_json(path / "config.json", settings)
+    write_json(path / "config.json", settings)
     if model.config.head == "embedding":
         for name, content in embedding_files(model.config).items():
             (path / name).parent.mkdir(exist_ok=True)
-            _write_json(path / name, content)
+            write_json(path / name, content)
     else:
         # Of an earlier model, it would make an embedding model of this one.
         (path / MODULES).unlink(missing_ok=True)
@@ -78,7 +76,7 @@ def save_model(
             "eos_token_id": write_ids(model.config.eos_ids),
         }
         known = {name: value for name, value in ids.items() if value is not None}
-        _write_json(path / GENERATION, {**model.generation_settings, **known, **(generation or {})})
+        write_json(path / GENERATION, {**model.generation_settings, **known, **(generation or {})})
 
 
 def export_tensors(model: Transformer, dtype: torch.dtype | None = None) -> dict[str, StoredTensor]:
@@ -149,7 +147,7 @@ def write_tensors(tensors: Sequence[StoredTensor], directory: Path, max_shard_si
     count = len(shards)
     names = [WEIGHTS] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     for name, shard in zip(names, shards, strict=True):
-        save_file({tensor.name: tensor.read() for tensor in shard}, directory / name, metadata={"format": "pt"})
+        write_safetensors({tensor.name: tensor.read() for tensor in shard}, directory / name, {"format": "pt"})
     written = set(names)
     if count > 1:
         total = {
@@ -157,7 +155,7 @@ def write_tensors(tensors: Sequence[StoredTensor], directory: Path, max_shard_si
             "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors),
         }
         placed = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        _write_json(directory / INDEX, {"metadata": total, "weight_map": placed})
+        write_json(directory / INDEX, {"metadata": total, "weight_map": placed})
         written.add(INDEX)
     for file in directory.iterdir():
         stale = file.name in (WEIGHTS, INDEX) or _SHARD.fullmatch(file.name)
@@ -181,7 +179,3 @@ def _split(tensors: Sequence[StoredTensor], max_shard_size: int) -> list[list[St
 def _size(tensor: StoredTensor) -> int:
     assert tensor.dtype is not None
     return math.prod(tensor.shape) * tensor.dtype.itemsize
-
-
-def _write_json(path: Path, value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

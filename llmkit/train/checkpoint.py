@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llmkit.console import warn
 from llmkit.errors import ArtifactError, LLMKitError
+from llmkit.model.tensors import write_safetensors
 from llmkit.store.artifact import Manifest, content_digest, list_files, open_artifact, write_manifest
 from llmkit.store.files import remove_tree, replace_directory
 from llmkit.store.workspace import versions
@@ -93,7 +93,7 @@ class Checkpoints:
             write_model(beside / "model")
             for name, values in tensors.items():
                 if values:
-                    save_file(_storable(values), beside / "trainer" / f"{name}.safetensors")
+                    write_safetensors(_storable(values), beside / "trainer" / f"{name}.safetensors")
             (beside / _STATE).write_text(json.dumps(state), encoding="utf-8")
             files = list_files(beside, ["*"])
             write_manifest(

@@ -7,7 +7,6 @@ that has no adapter here gets rows of zeros there.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,7 +15,6 @@ from typing import cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llmkit.errors import ModelError
@@ -34,11 +32,12 @@ from llmkit.model.adapters.lora import LowRank, MagnitudeLowRank
 from llmkit.model.adapters.peft_config import CONFIG, WEIGHTS, PeftConfig, compact, read_peft_config
 from llmkit.model.adapters.vocabulary import grow_vocabulary, untie
 from llmkit.model.config import Head
-from llmkit.model.facts import read_json
+from llmkit.model.facts import read_json, write_json
 from llmkit.model.families import FAMILIES
 from llmkit.model.families.base import Family, Transfer
 from llmkit.model.layers import Linear
 from llmkit.model.layout import to_ours, to_theirs
+from llmkit.model.tensors import write_safetensors
 from llmkit.model.transformer import Transformer
 
 PREFIX = "base_model.model."
@@ -68,7 +67,7 @@ def save_adapter(model: Transformer, directory: str | Path, *, base: str | None 
     tensors = {PREFIX + name: tensor for stack in chosen for name, tensor in stack.export().items()}
     saved = dict(_trained_tensors(model, state, names))
     tensors |= {PREFIX + name: tensor for name, tensor in saved.items()}
-    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+    write_safetensors(tensors, path / WEIGHTS, {"format": "pt"})
     config = state.config
     first = chosen[0] if chosen else None
     rank, alpha = (config.rank, config.alpha) if first is None else (first.rank, first.alpha)
@@ -94,9 +93,9 @@ def save_adapter(model: Transformer, directory: str | Path, *, base: str | None 
         "rank_pattern": {re.escape(s.module): s.rank for s in chosen if s.rank != rank},
         "alpha_pattern": {re.escape(s.module): _plain(s.alpha) for s in chosen if s.alpha != alpha},
     }
-    _write_json(path / CONFIG, settings)
+    write_json(path / CONFIG, settings)
     note = {"base_fingerprint": state.fingerprint, "head": model.config.head, "labels": list(model.config.labels)}
-    _write_json(path / NOTE, note)
+    write_json(path / NOTE, note)
 
 
 def load_adapter(model: Transformer, directory: str | Path) -> None:
@@ -276,10 +275,6 @@ def _module_of(transfers: Mapping[str, Transfer], placement: Placement) -> str:
 
 def _modules(low: Mapping[str, Tensor]) -> list[str]:
     return [name.removesuffix(_A) for name in low if name.endswith(_A)]
-
-
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _plain(number: float) -> float | int:
