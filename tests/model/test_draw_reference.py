@@ -1,4 +1,4 @@
-"""Filtered distributions against the logits processors of `transformers`, and seeded draws against the distributions."""
+"""Filtered distributions against the logits processors of `transformers`; seeded draws against the distributions."""
 
 from __future__ import annotations
 

@@ -59,7 +59,9 @@ def test_facts(saved: Path) -> None:
         "layers": 2,
         "linears": {
             **{f"attention.{name}": [16, 16] for name in ("query", "key", "value", "output")},
-            **{"mlp.gate": [16, 64], "mlp.up": [16, 64], "mlp.down": [64, 16]},
+            "mlp.gate": [16, 64],
+            "mlp.up": [16, 64],
+            "mlp.down": [64, 16],
         },
         "pad_id": 0,
         "eos_ids": [1],
