@@ -95,15 +95,18 @@ def mutations() -> Iterator[tuple[str, str]]:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of its own, with small stand-ins for the files that the shipped configs name."""
-    monkeypatch.chdir(tmp_path)
-    rows = tmp_path / "data" / "gsm8k" / "train.jsonl"
+    # So deep that "../.." stays inside.
+    place = tmp_path / "inner" / "most"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    rows = place / "data" / "gsm8k" / "train.jsonl"
     rows.parent.mkdir(parents=True)
     rows.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": f"{n + 1}"}) + "\n" for n in range(40)))
     tokenizer = Tokenizer(blank_bpe(), bpe_settings(read_template("chatml", None)))
     spec = ModelSpec(family="llama", layers=1, width=8, heads=1, context=512)
     model = build(spec.resolve(tokenizer.vocab_size, pad_id=tokenizer.pad_id), seed=0)
-    save_model(model, tmp_path / "models" / "smollm2")
-    tokenizer.save(tmp_path / "models" / "smollm2")
+    save_model(model, place / "models" / "smollm2")
+    tokenizer.save(place / "models" / "smollm2")
 
 
 def test_every_mutation_is_valid_or_refused_in_one_paragraph() -> None:
