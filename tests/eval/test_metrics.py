@@ -63,7 +63,7 @@ def test_signatures_are_those_of_sacrebleu() -> None:
 @pytest.mark.parametrize("kind", ["rouge1", "rouge2", "rougeL"])
 def test_rouge_equals_the_aggregate_of_rouge_score(kind: str) -> None:
     pairs = sentences(11, 25)
-    scorer, aggregator = RougeScorer([kind]), BootstrapAggregator(confidence_interval=0.95, n_samples=10)
+    scorer, aggregator = RougeScorer([kind]), BootstrapAggregator(confidence_interval=0.95, n_samples=500)
     scores = [scorer.score(pair.reference, pair.output) for pair in pairs]
     for score in scores:
         aggregator.add_scores(score)
