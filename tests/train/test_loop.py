@@ -178,7 +178,7 @@ def test_where_compiling_fails_training_goes_on_without_it(
         return [model]
 
     run_toy(tmp_path / "plain", steps=3)
-    monkeypatch.setattr(loop, "compile_blocks", breaks)
+    monkeypatch.setattr(step, "compile_blocks", breaks)
     run_toy(tmp_path / "broken", steps=3, compile=True)
     assert "goes on without it (no C++ compiler)" in capsys.readouterr().err
     plain, broken = (tmp_path / name / "model" / "part.safetensors" for name in ("plain", "broken"))

@@ -1,0 +1,118 @@
+"""What is told of a training: lines of metrics, measures on held-out data, and the summary at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmkit.store.stage import Context
+from llmkit.train.config import TrainConfig
+from llmkit.train.engine import Engine
+from llmkit.train.metrics import MetricsLog, Window
+from llmkit.train.schedule import learning_rate
+from llmkit.train.seeding import seed_generators
+from llmkit.train.step import StepResult
+
+Validation = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass
+class Totals:
+    """Counts since the first step, over all attempts, and the last values of each split by name."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)
+
+
+class Recorder:
+    """Keeps count of the steps and writes lines of metrics.
+
+    Args:
+        config: settings.
+        context: the stage.
+        engine: whose matrix rate throughput is compared with.
+        flops_per_token: training FLOPs for each token; None where they are not known.
+
+    Attributes:
+        metrics: where lines go; set before the first line is written.
+        note: what the progress bar says.
+    """
+
+    metrics: MetricsLog
+
+    def __init__(self, config: TrainConfig, context: Context, engine: Engine, flops_per_token: float | None) -> None:
+        self.config, self.context, self.engine = config, context, engine
+        self.flops_per_token = flops_per_token
+        self.totals = Totals()
+        self.window = Window()
+        self.note = ""
+
+    def count(self, result: StepResult, waited: float, seconds: float) -> None:
+        """Take a step's numbers in.
+
+        Args:
+            result: of the step.
+            waited: seconds that its batches took to come.
+            seconds: that the whole step took.
+        """
+        self.totals.tokens += result.tokens
+        self.window.add("loss", result.loss, result.weight)
+        self.window.add("grad_norm", result.norm)
+        for output in result.outputs:
+            for name, (total, units) in output.metrics.items():
+                self.window.add(name, total, units)
+        self.window.add("data_seconds", waited)
+        if not result.compiled:
+            self.window.add("step_tokens", float(result.tokens))
+            self.window.add("step_seconds", seconds)
+
+    def log(self, done: int) -> None:
+        """Write a line with the averages since the last one."""
+        averages = self.window.averages()
+        step_tokens, step_seconds = averages.pop("step_tokens", 0.0), averages.pop("step_seconds", 0.0)
+        values = {
+            **averages,
+            "lr": learning_rate(done - 1, self.config),
+            "tokens": self.totals.tokens,
+            "seconds": self.totals.seconds,
+        }
+        self.note = f"loss {values['loss']:.4g}, lr {values['lr']:.2g}"
+        if step_seconds:
+            speed = values["tokens_per_second"] = step_tokens / step_seconds
+            self.note += f", {speed:,.0f} tokens/s"
+            if self.flops_per_token is not None:
+                values["utilization"] = speed * self.flops_per_token / self.engine.matrix_rate
+                self.note += f", {values['utilization']:.0%} of the matrix rate"
+        self._write(done, "train", values)
+        self.window = Window()
+
+    def evaluate(self, done: int, model: nn.Module, validation: Validation) -> None:
+        """Measure the model on held-out data and write a line of it."""
+        seed_generators(self.context.seed, "validation")
+        model.eval()
+        with torch.no_grad(), self.engine.autocast():
+            values = dict(validation(model))
+        self._write(done, "validation", values)
+
+    def _write(self, done: int, split: str, values: Mapping[str, float]) -> None:
+        self.metrics.write(done, split, values)
+        shown = {name: value for name, value in values.items() if name not in ("lr", "tokens", "seconds")}
+        self.totals.last |= {f"{split}_{name}": value for name, value in shown.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Flat numbers for the stage's outcome."""
+        summary: dict[str, Any] = {
+            "steps": self.config.steps,
+            **self.totals.last,
+            "precision": self.engine.precision,
+            "tokens": self.totals.tokens,
+            "seconds": self.totals.seconds,
+        }
+        if self.flops_per_token is not None:
+            summary["flops"] = self.flops_per_token * self.totals.tokens
+        return summary

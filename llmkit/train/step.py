@@ -1,0 +1,163 @@
+"""One optimizer step: the passes over its micro-batches, the gradient's scale and norm, the update."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llmkit.console import format_seconds, say, warn
+from llmkit.errors import LLMKitError
+from llmkit.store.stage import Context
+from llmkit.train.blocks import compile_blocks, uncompile
+from llmkit.train.config import TrainConfig
+from llmkit.train.contract import LossOutput, Objective
+from llmkit.train.engine import Engine
+from llmkit.train.optimizer import Named
+from llmkit.train.schedule import learning_rate
+from llmkit.train.seeding import seed_generators
+
+
+class DivergedError(LLMKitError):
+    """Loss or gradient is no longer a finite number, or a step had nothing to learn from."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What came of a step.
+
+    Args:
+        loss: summed over the step.
+        weight: units that it was summed over.
+        norm: of the gradient, before clipping.
+        outputs: of the micro-batches.
+        compiled: whether compilation took part of the time.
+    """
+
+    loss: float
+    weight: float
+    norm: float
+    outputs: Sequence[LossOutput]
+    compiled: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model."""
+        return sum(output.tokens for output in self.outputs)
+
+
+class Stepper:
+    """Makes optimizer steps.
+
+    Args:
+        model: what is trained, on its device.
+        objective: what is minimised.
+        parameters: the trained ones.
+        optimizers: of these.
+        config: settings.
+        context: the stage.
+        engine: what is computed on, and how.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        parameters: Named,
+        optimizers: Sequence[Optimizer],
+        config: TrainConfig,
+        context: Context,
+        engine: Engine,
+    ) -> None:
+        self.model, self.objective = model, objective
+        self.parameters, self.optimizers = parameters, optimizers
+        self.config, self.context, self.engine = config, context, engine
+        self._untested = compile_blocks(model) if config.compile else []
+
+    def run(self, batches: Sequence[Any], step: int) -> StepResult:
+        """Make a step from its micro-batches.
+
+        Raises:
+            DivergedError: loss or gradient is not finite, or nothing is to be learned from; nothing was updated.
+        """
+        compiled = bool(self._untested)
+        outputs = self._gradients(batches, step)
+        loss, weight, norm = self._scale_gradients(outputs, step)
+        self._update(step)
+        return StepResult(loss, weight, norm, outputs, compiled)
+
+    def _update(self, step: int) -> None:
+        rate = learning_rate(step, self.config)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def _gradients(self, batches: Sequence[Any], step: int) -> list[LossOutput]:
+        """Add the gradients of all micro-batches up in the parameters."""
+        compiled, self._untested = self._untested, []
+        began = time.monotonic()
+        try:
+            outputs = self._passes(batches, step)
+        except Exception as error:
+            if not compiled:
+                raise
+            uncompile(compiled)
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            warn(f"torch.compile does not work here, training goes on without it ({first_line[:200]})")
+            self.model.zero_grad(set_to_none=True)
+            return self._passes(batches, step)
+        if compiled:
+            say(f"compiled in {format_seconds(time.monotonic() - began)}")
+        return outputs
+
+    def _passes(self, batches: Sequence[Any], step: int) -> list[LossOutput]:
+        seed_generators(self.context.seed, "model", step)
+        self.model.train()
+        return [self._backward(batch) for batch in batches]
+
+    def _backward(self, batch: Any) -> LossOutput:
+        with self.engine.autocast():
+            output = self.objective.loss(self.model, batch)
+        output.sum.backward()
+        return output._replace(sum=output.sum.detach())
+
+    def _scale_gradients(self, outputs: Sequence[LossOutput], step: int) -> tuple[float, float, float]:
+        """Divide the gradients by the weight and clip them.
+
+        Returns:
+            summed loss, weight, and norm of the gradient before clipping.
+        """
+        gradients = [parameter.grad for _, parameter in self.parameters if parameter.grad is not None]
+        weight = float(sum(output.weight for output in outputs))
+        if not weight or not gradients:
+            raise DivergedError(
+                f"step {step + 1:,} has nothing to learn from: no token or example of its batch counts.",
+                where=self.context.where,
+                hint="Look at the data and its loss masks (`llmkit inspect`).",
+            )
+        total: Tensor = torch.nn.utils.get_total_norm(gradients) / weight
+        norm, loss = torch.stack([total, sum(output.sum.float() for output in outputs)]).tolist()  # type: ignore[list-item]
+        if not math.isfinite(norm) or not math.isfinite(loss):
+            raise self._diverged(step, loss / weight, norm)
+        clip = self.config.clip_norm
+        scale = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
+        torch._foreach_mul_(gradients, scale / weight)
+        return loss, weight, norm
+
+    def _diverged(self, step: int, loss: float, norm: float) -> DivergedError:
+        bad = [name for name, p in self.parameters if p.grad is not None and not p.grad.isfinite().all()]
+        where = f", first in `{bad[0]}` and in {len(bad):,} of {len(self.parameters):,} parameters" if bad else ""
+        return DivergedError(
+            f"step {step + 1:,} is not finite: loss {loss:.4g}, gradient norm {norm:.4g}{where}.",
+            where=self.context.where,
+            hint="Lower `optimizer.lr`, lengthen `schedule.warmup_steps` or set `precision: fp32`. Checkpoints before "
+            "this step are untouched.",
+        )
