@@ -167,7 +167,7 @@ def test_compiled_and_plain_training_agree(
 def test_where_compiling_fails_training_goes_on_without_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmkit.train import loop
+    from llmkit.train import step
 
     def breaks(model: nn.Module) -> list[nn.Module]:
         def fail(*arguments: Any) -> None:
