@@ -6,12 +6,13 @@ in Liu et al. 2025, "Muon is scalable for LLM training"; rows of even sizes as i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
+
+from llmkit.train.update_rule import PLAIN, Keeping, UpdateRule
 
 # Polar Express (Amsel et al. 2025): for each step the odd quintic that is best for the interval which the step before
 # it leaves of the singular values, starting from [1e-3, 1].
@@ -52,7 +53,7 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return (x if wide else x.mT).reshape(matrices.shape)
 
 
-class Muon(Optimizer):
+class Muon(UpdateRule):
     """Nesterov momentum, orthogonalised, with decoupled weight decay.
 
     For a matrix W of r rows and c columns with gradient G: M <- momentum M + (1 - momentum) G;
@@ -66,62 +67,60 @@ class Muon(Optimizer):
         row_decay: NorMuon: the decay of an average v of each row's mean square of U V^T; the update is U V^T / sqrt(v),
             scaled to the norm that Muon's has on average. None: Muon.
         dtype: dtype of the orthogonalisation; by default that of the matrices.
+        keeping: how weights and state are kept.
     """
+
+    whole = True
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[Any],
         *,
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         row_decay: float | None = None,
         dtype: torch.dtype | None = None,
+        keeping: Keeping = PLAIN,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, keeping)
         self.row_decay, self.dtype = row_decay, dtype
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient; matrices of one shape are orthogonalised together."""
-        assert closure is None
-        for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape.setdefault(parameter.shape, []).append(parameter)
-            for members in by_shape.values():
-                self._update(members, group["lr"], group["momentum"], group["weight_decay"])
+    def batches(self, members: list[int], parameters: list[Tensor]) -> Iterator[list[int]]:
+        """Matrices of one shape, which are orthogonalised together."""
+        by_shape: dict[torch.Size, list[int]] = {}
+        for member in members:
+            by_shape.setdefault(parameters[member].shape, []).append(member)
+        yield from by_shape.values()
 
-    def _update(self, members: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
-        weights: list[Tensor] = list(members)
-        gradients = [parameter.grad for parameter in members if parameter.grad is not None]
-        averages = [self._average(parameter, "momentum", parameter) for parameter in members]
-        torch._foreach_lerp_(averages, gradients, 1 - momentum)
-        directions = torch.stack(torch._foreach_lerp(gradients, averages, momentum))
-        updates = orthogonalize(directions, self.dtype).to(members[0].dtype)
+    def new_state(self, parameter: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The momentum, and the averages of the rows."""
+        state = {"momentum": torch.zeros_like(parameter, dtype=dtype)}
         if self.row_decay is not None:
-            updates = self._evened(members, updates, self.row_decay)
-        size = RMS_OF_ADAMW * max(members[0].shape[-2:]) ** 0.5
-        torch._foreach_mul_(weights, 1 - lr * weight_decay)
-        torch._foreach_add_(weights, list(updates.unbind()), alpha=-lr * size)
+            state["rows"] = torch.zeros_like(parameter[..., 0], dtype=torch.promote_types(dtype, torch.float32))
+        return state
 
-    def _evened(self, members: list[nn.Parameter], updates: Tensor, decay: float) -> Tensor:
-        """Updates whose rows have like sizes over time, [matrices, rows, columns]; their norm is that of U V^T."""
-        squares = updates.square().mean(dim=-1)
-        averages = [
-            self._average(parameter, "rows", square) for parameter, square in zip(members, squares, strict=True)
-        ]
-        torch._foreach_lerp_(averages, list(squares.unbind()), 1 - decay)
-        evened = updates / (torch.stack(averages).sqrt() + 1e-10).unsqueeze(-1)
-        # An orthogonal matrix of these dimensions has this norm.
-        norm = min(updates.shape[-2:]) ** 0.5
-        scaled: Tensor = evened * (norm / torch.linalg.matrix_norm(evened, keepdim=True).clamp(min=1e-10))
-        return scaled
+    def update(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]]
+    ) -> None:
+        """One step of matrices of one shape."""
+        averages = [state["momentum"] for state in states]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        directions = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))
+        updates = orthogonalize(directions, self.dtype).to(weights[0].dtype)
+        if self.row_decay is not None:
+            updates = _evened(updates, [state["rows"] for state in states], self.row_decay)
+        size = RMS_OF_ADAMW * max(weights[0].shape[-2:]) ** 0.5
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, list(updates.unbind()), alpha=-group["lr"] * size)
 
-    def _average(self, parameter: nn.Parameter, name: str, like: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if name not in state:
-            state[name] = torch.zeros_like(like)
-        average: Tensor = state[name]
-        return average
+
+def _evened(updates: Tensor, averages: list[Tensor], decay: float) -> Tensor:
+    """Updates whose rows have like sizes over time, [matrices, rows, columns]; their norm is that of U V^T."""
+    squares = updates.square().mean(dim=-1)
+    torch._foreach_lerp_(averages, list(squares.unbind()), 1 - decay)
+    evened = updates / (torch.stack(averages).sqrt() + 1e-10).unsqueeze(-1)
+    # An orthogonal matrix of these dimensions has this norm.
+    norm = min(updates.shape[-2:]) ** 0.5
+    scaled: Tensor = evened * (norm / torch.linalg.matrix_norm(evened, keepdim=True).clamp(min=1e-10))
+    return scaled

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
+from llmkit.train.adamw import AdamW
 from llmkit.train.blocks import repeated_blocks
 from llmkit.train.config import OptimizerConfig
 from llmkit.train.lion import Lion
@@ -68,5 +69,5 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig, dtype: torch.dty
         if config.name == "lion":
             optimizers.append(Lion(groups, lr=config.lr, betas=betas))
         else:
-            optimizers.append(AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True))
+            optimizers.append(AdamW(groups, lr=config.lr, betas=betas, eps=config.eps))
     return optimizers
