@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from llmkit.config.base import Config, Facts, Finding, StageConfig, differs
+from llmkit.train.memory_config import ActivationCheckpointing
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -80,9 +81,13 @@ class TrainConfig(StageConfig):
     """Optimizer steps."""
     batch_size: int = Field(default=16, ge=1)
     """Sequences for each optimizer step."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Sequences that go through the model at once; by default the whole batch. A smaller number takes less memory and
-    gives the same gradient."""
+    gives the same gradient. auto: the largest that fits the memory of the device."""
+    activation_checkpointing: ActivationCheckpointing = "none"
+    """What blocks keep for the backward pass; the rest is computed again there, with the same gradient. none: all is
+    kept. selective: what matrix products gave; the cheap rest is recomputed. full: a block's input alone, for a third
+    more computation. {budget: ...}: full for as many blocks as are needed to fit. {blocks: ...}: full for so many."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How gradients become updates."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -121,8 +126,8 @@ class TrainConfig(StageConfig):
 
     @property
     def micro_batch(self) -> int:
-        """Sequences that go through the model at once."""
-        return self.micro_batch_size or self.batch_size
+        """Sequences that go through the model at once; the whole batch where `auto` has not been settled."""
+        return self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
 
     @property
     def warmup_steps(self) -> int:

@@ -20,6 +20,7 @@ from llmkit.train.config import TrainConfig
 from llmkit.train.contract import LossOutput, Objective
 from llmkit.train.engine import Engine
 from llmkit.train.optimizer import Named
+from llmkit.train.recompute import recompute_activations
 from llmkit.train.schedule import learning_rate
 from llmkit.train.seeding import seed_generators
 
@@ -78,6 +79,7 @@ class Stepper:
         self.model, self.objective = model, objective
         self.parameters, self.optimizers = parameters, optimizers
         self.config, self.context, self.engine = config, context, engine
+        recompute_activations(model, config)
         self._untested = compile_blocks(model) if config.compile else []
 
     def run(self, batches: Sequence[Any], step: int) -> StepResult:
