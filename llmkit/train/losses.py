@@ -37,12 +37,14 @@ class TokenLoss(NamedTuple):
     """Loss of some tokens.
 
     Args:
-        sum: scalar in nats, in float32 at least.
+        sum: scalar in nats, in float32 at least; the z-loss included.
         right: int64 scalar, how many targets have the highest logit.
+        z_loss: the part of `sum` that is no cross-entropy; without gradient.
     """
 
     sum: Tensor
     right: Tensor
+    z_loss: Tensor
 
 
 class _Sums:
@@ -51,6 +53,13 @@ class _Sums:
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.right = torch.zeros((), dtype=torch.int64, device=device)
+        self.z_loss = torch.zeros((), dtype=torch.float64, device=device)
+
+    def results(self, ctx: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """What makes a `TokenLoss`; but for the first of them nothing has a gradient."""
+        z_loss = self.z_loss.to(dtype)
+        ctx.mark_non_differentiable(self.right, z_loss)
+        return (self.loss + self.z_loss).to(dtype), self.right, z_loss
 
     def add(
         self,
@@ -80,7 +89,7 @@ class _Sums:
             self.loss += (log_weights_n1 - wanted_n1).sum(dtype=torch.float64)
             total_n1 = log_weights_n1 + highest_n1
             if z_loss:
-                self.loss += z_loss * total_n1.square().sum(dtype=torch.float64)
+                self.z_loss += z_loss * total_n1.square().sum(dtype=torch.float64)
             if gradient_nV is None:
                 continue
             # softmax - one_hot, the derivative of each row's loss; the z-loss scales the softmax.
@@ -100,17 +109,16 @@ class _CrossEntropySum(torch.autograd.Function):
     """Loss and gradient in one pass over the logits, a few rows at a time."""
 
     @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
         gradient_NV = torch.empty_like(logits_NV) if ctx.needs_input_grad[0] else None
         sums = _Sums(logits_NV.device)
         sums.add(logits_NV, targets_N, gradient_NV, z_loss=z_loss)
         ctx.save_for_backward(gradient_NV)
-        ctx.mark_non_differentiable(sums.right)
-        return sums.loss.to(_precise(logits_NV.dtype)), sums.right
+        return sums.results(ctx, _precise(logits_NV.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         (gradient_NV,) = ctx.saved_tensors
         return _scaled(gradient_NV, upstream), None, None
 
@@ -128,7 +136,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         softcap: float | None,
         z_loss: float,
         dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         wants_features, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         learns = wants_features or wants_weight or wants_bias
         weight = weight_VW.to(dtype)
@@ -153,13 +161,12 @@ class _LinearCrossEntropySum(torch.autograd.Function):
                 bias_gradient += logits_nV.sum(0, dtype=wide)
         ctx.save_for_backward(features_gradient, weight_gradient, bias_gradient)
         ctx.dtypes = weight_VW.dtype, None if bias_V is None else bias_V.dtype
-        ctx.mark_non_differentiable(sums.right)
-        return sums.loss.to(_precise(dtype)), sums.right
+        return sums.results(ctx, _precise(dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, upstream: Tensor, _: Tensor
+        ctx: Any, upstream: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None, None]:
         features, weight, bias = (
             None if gradient is None else _scaled(gradient, upstream) for gradient in ctx.saved_tensors
