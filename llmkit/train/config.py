@@ -10,29 +10,8 @@ from pydantic import Field, field_validator
 
 from llmkit.config.base import Config, Facts, Finding, StageConfig, differs
 from llmkit.train.memory_config import ActivationCheckpointing
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerConfig(Config):
-    """How gradients become updates."""
-
-    name: Literal["adamw", "muon", "normuon", "lion"] = "adamw"
-    """adamw: AdamW for everything. muon: orthogonalised momentum for the matrices inside the blocks, which learns more
-    from each token at the cost of a few matrix products a step, and AdamW for embeddings, head, norms and biases.
-    normuon: the same with the sizes of the rows evened out. lion: the sign of a momentum, with half the state of AdamW;
-    it wants a third to a tenth of AdamW's learning rate and `betas: [0.9, 0.99]`."""
-    lr: float = Field(default=1e-3, gt=0, le=10)
-    """Peak learning rate. Muon's updates are scaled to the size of AdamW's, so the same rate fits both."""
-    betas: list[Fraction] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
-    """Decay rates of AdamW's first and second moment, or Lion's two of its momentum; normuon takes the second one for
-    the average of its rows too."""
-    eps: float = Field(default=1e-8, gt=0, le=1e-2)
-    """AdamW's term against division by zero."""
-    weight_decay: float = Field(default=0.1, ge=0, le=10)
-    """Decoupled weight decay, on matrices alone: norms, biases and embeddings are not decayed."""
-    momentum: Fraction = 0.95
-    """Muon's momentum."""
+from llmkit.train.optimizer_config import AverageConfig, OptimizerConfig
+from llmkit.train.parallel.config import ParallelConfig
 
 
 class ScheduleConfig(Config):
@@ -104,6 +83,8 @@ class TrainConfig(StageConfig):
     """Steps between evaluations on the validation split, besides the one at the end; by default ten over the run."""
     evaluate_batches: int = Field(default=8, ge=1)
     """Batches of each evaluation."""
+            # On another number of ranks training goes on where it was, with the same batches.
+            "parallel",
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints, besides the one at the end; by default one about every five minutes."""
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -133,6 +114,8 @@ class TrainConfig(StageConfig):
     def warmup_steps(self) -> int:
         """Steps of warm-up."""
         written = self.schedule.warmup_steps
+    parallel: ParallelConfig = ParallelConfig()
+    """How ranks that `torchrun` starts share the work."""
         return min(500, self.steps // 20) if written is None else written
 
     @property
@@ -191,6 +174,7 @@ class TrainConfig(StageConfig):
                 key="schedule.final_fraction",
                 hint="Remove it, or choose another schedule.",
             )
+        yield from self.parallel.check(self.batch_size)
 
     def _check_trackers(self) -> Iterator[Finding]:
         if self.wandb is not None and find_spec("wandb") is None:

@@ -8,6 +8,7 @@ by the sum of their `LossOutput.weight`. So it does not depend on how the step's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -15,6 +16,31 @@ from torch import Tensor, nn
 Number = Tensor | float
 State = Mapping[str, Any]
 """Tensors and JSON values by name; a checkpoint keeps both exactly."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which rows of each step's batch a rank goes through; the batch itself does not depend on the number of ranks.
+
+    Args:
+        index: number of the part.
+        count: parts.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, rows: int) -> slice:
+        """This part of a batch's rows: contiguous ones, divided as evenly as they can be."""
+        return slice(rows * self.index // self.count, rows * (self.index + 1) // self.count)
+
+    def smallest(self, rows: int) -> int:
+        """Rows of the smallest part, from which every rank reckons the same number of micro-batches."""
+        return rows // self.count
+
+
+WHOLE = Part()
+"""All rows: where there is one rank."""
 
 
 class LossOutput(NamedTuple):
@@ -47,6 +73,9 @@ class BatchSource(Protocol):
     """Where the batches of each optimizer step come from.
 
     Before each step the loop seeds the global random generators of torch, Python and NumPy from the stage's seed and
+    On many ranks each has a source of its own, which gives the rank's part of every batch (`Part`) in as many
+    micro-batches as the others'.
+
     the step, so what `batches` draws from them is the same after a resume. A source that reads a data set is a pure
     function of its seed and the step and has an empty state. One that makes its own data (rollouts) gets the model when
     it is built, puts it into evaluation mode while it generates, and keeps cursor and current rollouts in its state.
