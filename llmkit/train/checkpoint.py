@@ -61,11 +61,13 @@ class Checkpoints:
     Args:
         directory: folder that they are in.
         keep: how many of the newest to keep.
+        reach: steps back from the newest within which none may be the one to go back to; 0 where nothing goes back.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int, reach: int = 0) -> None:
         self.directory = directory
         self.keep = keep
+        self.reach = reach
 
     def save(
         self,
@@ -111,12 +113,20 @@ class Checkpoints:
                 where=str(place),
                 hint="Make room or mend the disk and start again: training goes on from the checkpoint before.",
             ) from error
-        for old in self._folders()[: -self.keep]:
-            remove_tree(old)
+        folders = self._folders()
+        # The newest that is old enough to go back to stays, however many came after it.
+        anchor = next((path for path in reversed(folders) if _step(path) <= step - self.reach), folders[0])
+        for old in folders[: -self.keep]:
+            if not self.reach or old != anchor:
+                remove_tree(old)
         return place
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or None; damaged ones are named and removed, as are leftovers."""
+    def newest(self, wanted: Callable[[int, Mapping[str, Any]], bool] = lambda step, state: True) -> Checkpoint | None:
+        """The newest checkpoint that is whole, or None; damaged ones are named and removed, as are leftovers.
+
+        Args:
+            wanted: tells by step and state which ones count; others are removed.
+        """
         if not self.directory.is_dir():
             return None
         for leftover in list(self.directory.glob(".*")):
@@ -125,7 +135,10 @@ class Checkpoints:
             try:
                 open_artifact(path)
                 state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-                return Checkpoint(int(path.name.removeprefix(_PREFIX)), path, state)
+                step = _step(path)
+                if wanted(step, state):
+                    return Checkpoint(step, path, state)
+                remove_tree(path)
             except (ArtifactError, OSError, ValueError) as error:
                 warn(f"the checkpoint {path.name} is damaged and passed over: {error}")
                 remove_tree(path)
@@ -133,6 +146,10 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.directory.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix(_PREFIX))
 
 
 def _clear(path: Path) -> None:

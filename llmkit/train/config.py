@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from llmkit.config.base import Config, Facts, Finding, StageConfig, differs
+from llmkit.train.optimizer_config import AverageConfig, OptimizerConfig
 from llmkit.train.memory_config import ActivationCheckpointing
 from llmkit.train.optimizer_config import AverageConfig, OptimizerConfig
 from llmkit.train.parallel.config import ParallelConfig
@@ -26,6 +27,34 @@ class ScheduleConfig(Config):
     """Learning rate at the end, as a fraction of the peak."""
     decay_fraction: float = Field(default=0.2, gt=0, le=1)
     """wsd: the part of all steps that the decay takes."""
+
+
+SPIKE_WINDOW = 100
+"""Steps that a step's loss and gradient norm are compared with, and within which bad steps are counted."""
+
+
+class SpikesConfig(Config):
+    """What to do about bad steps: those whose loss or gradient is not a finite number, or far above the steps before."""
+
+    threshold: float | None = Field(default=None, gt=0)
+    """Standard deviations above the running median of the last 100 steps from which on a loss or a gradient norm counts
+    as a spike; 6 is a good start. null: only numbers that are not finite are bad."""
+    history: int = Field(default=50, ge=2, le=SPIKE_WINDOW)
+    """Steps that must have been seen before any is taken for a spike."""
+    skips: int = Field(default=3, ge=0, le=SPIKE_WINDOW)
+    """Bad steps in a row whose update is left out. After one more training goes back, or stops with a message."""
+    skips_per_hundred: int = Field(default=10, ge=0, le=SPIKE_WINDOW)
+    """The same for bad steps within a hundred."""
+    rewinds: int = Field(default=0, ge=0)
+    """How often training may go back to a checkpoint from before the bad steps and pass over their data. With 1 or more a
+    checkpoint of step 0 is written too."""
+    lookback: int = Field(default=10, ge=0)
+    """Steps before the first bad one that are passed over with it: what does the harm may come before what shows it."""
+
+    @property
+    def reach(self) -> int:
+        """Steps that the last checkpoint to go back to may be old."""
+        return SPIKE_WINDOW + self.lookback + 1 if self.rewinds else 0
 
 
 class WandbConfig(Config):
@@ -51,8 +80,11 @@ class TrainConfig(StageConfig):
             "checkpoint_every",
             "keep_checkpoints",
             "log_every",
+            "watchdog",
             "wandb",
             "tensorboard",
+            # On another number of ranks training goes on where it was, with the same batches.
+            "parallel",
         }
     )
 
@@ -73,24 +105,32 @@ class TrainConfig(StageConfig):
     """How the learning rate changes over the run."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient; null for no limit."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: matrix products in bfloat16 with weights kept in float32. auto: bf16 where it is measured to be faster."""
+    spikes: SpikesConfig = SpikesConfig()
+    """What to do about steps whose loss or gradient is not finite, or far above the steps before."""
+    average: AverageConfig | None = None
+    """Average the weights over training; the average is then what is evaluated and saved as the model."""
+    precision: Literal["auto", "fp32", "bf16", "bf16-pure"] = "auto"
+    """bf16: matrix products in bfloat16 with weights kept in float32. auto: bf16 where it is measured to be faster.
+    bf16-pure: weights and gradients in bfloat16 too, for half the memory; see `optimizer.rounding`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How ranks that `torchrun` starts share the work."""
     compile: bool = False
     """Compile the model's blocks with torch.compile: a slow start, then faster steps."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations on the validation split, besides the one at the end; by default ten over the run."""
     evaluate_batches: int = Field(default=8, ge=1)
     """Batches of each evaluation."""
-            # On another number of ranks training goes on where it was, with the same batches.
-            "parallel",
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints, besides the one at the end; by default one about every five minutes."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
     log_every: int = Field(default=10, ge=1)
     """Steps between lines of `metrics.jsonl`."""
+    watchdog: float | None = Field(default=1800.0, gt=0)
+    """Seconds without a step, a forward pass, or the end of an evaluation or checkpoint, after which the stacks of all
+    threads are written and the process ends with exit code 1; null for no such watch."""
     wandb: WandbConfig | None = None
     """Log to Weights & Biases as well."""
     tensorboard: bool = False
@@ -114,8 +154,6 @@ class TrainConfig(StageConfig):
     def warmup_steps(self) -> int:
         """Steps of warm-up."""
         written = self.schedule.warmup_steps
-    parallel: ParallelConfig = ParallelConfig()
-    """How ranks that `torchrun` starts share the work."""
         return min(500, self.steps // 20) if written is None else written
 
     @property
@@ -136,16 +174,11 @@ class TrainConfig(StageConfig):
                 key="micro_batch_size",
                 hint=f"Take one of: {_divisors(self.batch_size)}.",
             )
+        yield from self.parallel.check(self.batch_size)
         yield from self._check_schedule()
         yield from self._check_trackers()
-        if self.optimizer.name not in ("muon", "normuon") and differs(self.optimizer, "momentum"):
-            yield Finding(
-                f"momentum is a setting of muon; {self.optimizer.name} ignores it.",
-                key="optimizer.momentum",
-                hint="Remove it, or set `name: muon`.",
-            )
-        if self.optimizer.name == "lion" and differs(self.optimizer, "eps"):
-            yield Finding("lion divides by nothing and has no eps.", key="optimizer.eps", hint="Remove it.")
+        yield from self._check_spikes()
+        yield from self.optimizer.check(self.precision, self.schedule.name, self.average is not None)
 
     def _check_schedule(self) -> Iterator[Finding]:
         schedule = self.schedule
@@ -174,7 +207,21 @@ class TrainConfig(StageConfig):
                 key="schedule.final_fraction",
                 hint="Remove it, or choose another schedule.",
             )
-        yield from self.parallel.check(self.batch_size)
+
+    def _check_spikes(self) -> Iterator[Finding]:
+        spikes = self.spikes
+        if spikes.threshold is None and differs(spikes, "history"):
+            yield Finding(
+                "without a threshold no step is taken for a spike, and history has no effect.",
+                key="spikes.history",
+                hint="Remove it, or set `threshold: 6`.",
+            )
+        if not spikes.rewinds and differs(spikes, "lookback"):
+            yield Finding(
+                "lookback says what a rewind passes over, and there are none.",
+                key="spikes.lookback",
+                hint="Remove it, or set `rewinds: 1`.",
+            )
 
     def _check_trackers(self) -> Iterator[Finding]:
         if self.wandb is not None and find_spec("wandb") is None:

@@ -7,7 +7,8 @@
         for each micro-batch of source.batches(step):
             sum, weight, metrics = objective.loss(model, micro-batch)
             backward(sum)
-        gradient = (sum of gradients) / (sum of weights), clipped; not finite: stop and say so
+        gradient = (sum of gradients) / (sum of weights), clipped
+        not finite, or a spike: no update; too many of them: back to a checkpoint and past their data, or stop
         optimizers step at the learning rate of the step
         every log_every steps: a line of metrics
         every evaluate_every steps: validation(model)
@@ -22,13 +23,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from llmkit.console import Progress, progress
+from llmkit.console import Progress, progress, say
 from llmkit.errors import Interrupted
 from llmkit.store.files import remove_tree, replace_directory
 from llmkit.store.stage import Context
@@ -36,6 +37,7 @@ from llmkit.train.checkpoint import Checkpoints
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import BatchSource, Objective
 from llmkit.train.engine import prepare_engine
+from llmkit.train.guard import Guard, RewindError
 from llmkit.train.metrics import MetricsLog
 from llmkit.train.optimizer import build_optimizers, trainable_parameters
 from llmkit.train.progress import Recorder, Validation
@@ -44,6 +46,7 @@ from llmkit.train.signals import StopRequest, stop_requests
 from llmkit.train.snapshot import Snapshots
 from llmkit.train.step import DivergedError, Stepper
 from llmkit.train.trackers import open_trackers
+from llmkit.train.watchdog import watched
 
 __all__ = ["DivergedError", "TrainResult", "Validation", "train"]
 
@@ -93,7 +96,7 @@ def train(
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; a checkpoint has been saved.
-        DivergedError: loss or gradient is not finite; the message names the step.
+        DivergedError: loss or gradient is not finite, or spikes, in more steps than `spikes` allows.
         LLMKitError: a checkpoint cannot be written.
     """
     engine = prepare_engine(config, model, context.directory, context.place("device"))
@@ -101,8 +104,9 @@ def train(
     with engine.active():
         parameters = trainable_parameters(model)
         optimizers = build_optimizers(model, config.optimizer, engine.dtype)
-        recorder = Recorder(config, context, engine, flops_per_token)
-        checkpoints = Checkpoints(context.directory / "checkpoints", config.keep_checkpoints)
+        guard = Guard(config.spikes, context.directory)
+        recorder = Recorder(config, context, engine, guard, flops_per_token)
+        checkpoints = Checkpoints(context.directory / "checkpoints", config.keep_checkpoints, config.spikes.reach)
         snapshots = Snapshots(checkpoints, model, parameters, optimizers, source, recorder, save_checkpoint or save)
         loop = _Loop(
             model=model,
@@ -113,8 +117,9 @@ def train(
             validation=validation,
             recorder=recorder,
             snapshots=snapshots,
-            start=snapshots.restore(context.name),
-            stepper=Stepper(model, objective, parameters, optimizers, config, context, engine),
+            start=snapshots.restore(context.name) or 0,
+            stepper=Stepper(model, objective, parameters, optimizers, config, context, engine, guard),
+            guard=guard,
         )
         return loop.run()
 
@@ -131,28 +136,45 @@ class _Loop:
     snapshots: Snapshots
     start: int
     stepper: Stepper
+    guard: Guard
+    beat: Callable[[str], None] = field(init=False)
 
     def run(self) -> TrainResult:
         """Everything from the step gone on from to the finished model."""
+        seconds, directory = self.config.watchdog, self.context.directory
+        with stop_requests() as stop, watched(self.model, directory, seconds, rank=0) as self.beat:
+            while not self._attempt(stop):
+                self.start = self.snapshots.rewind(self.context.name)
+            self._finish()
+            self._leave_if_asked(stop.signal_name, self.config.steps)
+        return TrainResult(self.config.steps, self.recorder.summary())
+
+    def _attempt(self, stop: StopRequest) -> bool:
+        """Train from `start` on to the end; False where bad steps are to be passed over first."""
         trackers = open_trackers(self.config, self.context, self.start)
         self.recorder.metrics = MetricsLog(self.context.directory, self.start, trackers)
         try:
-            with stop_requests() as stop:
-                if self.start < self.config.steps:
-                    with progress(self.context.name, self.config.steps, self.start) as bar:
-                        self._steps(stop, bar)
-                self._finish()
-                self._leave_if_asked(stop.signal_name, self.config.steps)
+            if not self.start and self.config.spikes.rewinds:
+                self.snapshots.save(0)
+            if self.start < self.config.steps:
+                with progress(self.context.name, self.config.steps, self.start) as bar:
+                    self._steps(stop, bar)
+        except RewindError as error:
+            first, last = error.passage.first + 1, error.passage.last + 1
+            say(f"{self.context.name}: {error}; going back, and past the data of steps {first:,} to {last:,}")
+            return False
         finally:
             self.recorder.metrics.close()
-        return TrainResult(self.config.steps, self.recorder.summary())
+        return True
 
     def _steps(self, stop: StopRequest, bar: Progress) -> None:
         steps, saved_at, recorder = self.config.steps, time.monotonic(), self.recorder
         for step in range(self.start, steps):
             began = time.monotonic()
+            self.beat(f"step {step + 1}")
             self._step(step)
             done = step + 1
+            self.beat(f"what follows step {done}")
             if done % self.config.log_every == 0 or done == steps:
                 recorder.log(done)
             if self.validation is not None and (done % self.config.evaluation_interval == 0 or done == steps):
@@ -171,6 +193,8 @@ class _Loop:
         seed_generators(self.context.seed, "batches", step)
         batches = self.source.batches(step)
         waited = time.monotonic() - began
+        if self.guard.passes_over(step):
+            return
         result = self.stepper.run(batches, step)
         self.recorder.count(result, waited, time.monotonic() - began)
 
@@ -189,6 +213,7 @@ class _Loop:
 
     def _finish(self) -> None:
         """Put the finished model in its place."""
+        self.beat("the finished model")
         beside = self.context.directory / ".model.partial"
         place = self.context.directory / "model"
         remove_tree(beside)

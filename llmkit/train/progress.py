@@ -12,11 +12,13 @@ from torch import nn
 from llmkit.store.stage import Context
 from llmkit.train.config import TrainConfig
 from llmkit.train.engine import Engine
+from llmkit.train.guard import Guard
 from llmkit.train.metrics import MetricsLog, Window
 from llmkit.train.schedule import learning_rate
 from llmkit.train.seeding import seed_generators
 from llmkit.train.step import StepResult
 
+_NO_RESULTS = ("lr", "tokens", "seconds", "skipped_steps", "passed_over_steps", "rewinds")
 Validation = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -36,6 +38,7 @@ class Recorder:
         config: settings.
         context: the stage.
         engine: whose matrix rate throughput is compared with.
+        guard: knows which steps were left out.
         flops_per_token: training FLOPs for each token; None where they are not known.
 
     Attributes:
@@ -45,8 +48,10 @@ class Recorder:
 
     metrics: MetricsLog
 
-    def __init__(self, config: TrainConfig, context: Context, engine: Engine, flops_per_token: float | None) -> None:
-        self.config, self.context, self.engine = config, context, engine
+    def __init__(
+        self, config: TrainConfig, context: Context, engine: Engine, guard: Guard, flops_per_token: float | None
+    ) -> None:
+        self.config, self.context, self.engine, self.guard = config, context, engine, guard
         self.flops_per_token = flops_per_token
         self.totals = Totals()
         self.window = Window()
@@ -61,11 +66,13 @@ class Recorder:
             seconds: that the whole step took.
         """
         self.totals.tokens += result.tokens
-        self.window.add("loss", result.loss, result.weight)
-        self.window.add("grad_norm", result.norm)
-        for output in result.outputs:
-            for name, (total, units) in output.metrics.items():
-                self.window.add(name, total, units)
+        if result.updated:
+            if not any("loss" in output.metrics for output in result.outputs):
+                self.window.add("loss", result.loss, result.weight)
+            self.window.add("grad_norm", result.norm)
+            for output in result.outputs:
+                for name, (total, units) in output.metrics.items():
+                    self.window.add(name, total, units)
         self.window.add("data_seconds", waited)
         if not result.compiled:
             self.window.add("step_tokens", float(result.tokens))
@@ -77,11 +84,12 @@ class Recorder:
         step_tokens, step_seconds = averages.pop("step_tokens", 0.0), averages.pop("step_seconds", 0.0)
         values = {
             **averages,
+            **self.guard.report(done),
             "lr": learning_rate(done - 1, self.config),
             "tokens": self.totals.tokens,
             "seconds": self.totals.seconds,
         }
-        self.note = f"loss {values['loss']:.4g}, lr {values['lr']:.2g}"
+        self.note = f"loss {values['loss']:.4g}, lr {values['lr']:.2g}" if "loss" in values else "no update"
         if step_seconds:
             speed = values["tokens_per_second"] = step_tokens / step_seconds
             self.note += f", {speed:,.0f} tokens/s"
@@ -101,7 +109,7 @@ class Recorder:
 
     def _write(self, done: int, split: str, values: Mapping[str, float]) -> None:
         self.metrics.write(done, split, values)
-        shown = {name: value for name, value in values.items() if name not in ("lr", "tokens", "seconds")}
+        shown = {name: value for name, value in values.items() if name not in _NO_RESULTS}
         self.totals.last |= {f"{split}_{name}": value for name, value in shown.items()}
 
     def summary(self) -> dict[str, Any]:
@@ -109,6 +117,7 @@ class Recorder:
         summary: dict[str, Any] = {
             "steps": self.config.steps,
             **self.totals.last,
+            **self.guard.report(self.config.steps),
             "precision": self.engine.precision,
             "tokens": self.totals.tokens,
             "seconds": self.totals.seconds,

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from llmkit.console import say
+from llmkit.errors import LLMKitError
 from llmkit.train.checkpoint import Checkpoints
 from llmkit.train.contract import BatchSource
 from llmkit.train.metrics import Window
@@ -63,14 +64,39 @@ class Snapshots:
                 "last": totals.last,
                 "window": self.recorder.window.totals(),
                 "source": source_values,
+                "guard": self.recorder.guard.state_dict(),
             },
         )
 
-    def restore(self, name: str) -> int:
-        """Load the newest whole checkpoint of the stage `name`; returns its step, or 0."""
-        found = self.checkpoints.newest()
+    def rewind(self, name: str) -> int:
+        """Go back, in the middle of a training, to what `restore` would find after a restart; returns its step.
+
+        Raises:
+            LLMKitError: no checkpoint is left to go back to.
+        """
+        seconds = self.recorder.totals.seconds
+        step = self.restore(name)
+        if step is None:
+            raise LLMKitError(
+                "training has to go back to a checkpoint from before its bad steps, and none is whole.",
+                where=str(self.checkpoints.directory),
+                hint="The same command starts over and passes over the bad steps.",
+            )
+        # What was given up took its time too.
+        self.recorder.totals.seconds = seconds
+        return step
+
+    def restore(self, name: str) -> int | None:
+        """Load the newest whole checkpoint that no rewind has given up; returns its step, or None where there is none.
+
+        Args:
+            name: of the stage, for the message.
+        """
+        guard = self.recorder.guard
+        found = self.checkpoints.newest(lambda step, state: guard.belongs(step, state["guard"]))
         if found is None:
-            return 0
+            return None
+        guard.load_state_dict(found.state["guard"])
         load_weights(self.model, found.tensors("weights"))
         load_optimizers(self.parameters, self.optimizers, found.tensors("optimizer"))
         self.source.load_state_dict({**found.state["source"], **found.tensors("source")})

@@ -66,6 +66,8 @@ def load_optimizers(parameters: Named, optimizers: Sequence[Optimizer], tensors:
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
+    for optimizer in optimizers:
+        optimizer.state.clear()
     for label, tensor in tensors.items():
         key, _, name = label.partition(":")
         parameter = by_name[name]

@@ -19,6 +19,7 @@ from llmkit.train.blocks import compile_blocks, uncompile
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import LossOutput, Objective
 from llmkit.train.engine import Engine
+from llmkit.train.guard import Guard, Passage, RewindError
 from llmkit.train.optimizer import Named
 from llmkit.train.recompute import recompute_activations
 from llmkit.train.schedule import learning_rate
@@ -39,6 +40,7 @@ class StepResult:
         norm: of the gradient, before clipping.
         outputs: of the micro-batches.
         compiled: whether compilation took part of the time.
+        updated: whether the weights were updated; not after a bad step.
     """
 
     loss: float
@@ -46,6 +48,7 @@ class StepResult:
     norm: float
     outputs: Sequence[LossOutput]
     compiled: bool
+    updated: bool
 
     @property
     def tokens(self) -> int:
@@ -64,6 +67,7 @@ class Stepper:
         config: settings.
         context: the stage.
         engine: what is computed on, and how.
+        guard: judges each step before its update.
     """
 
     def __init__(
@@ -75,10 +79,12 @@ class Stepper:
         config: TrainConfig,
         context: Context,
         engine: Engine,
+        guard: Guard,
     ) -> None:
         self.model, self.objective = model, objective
         self.parameters, self.optimizers = parameters, optimizers
         self.config, self.context, self.engine = config, context, engine
+        self.guard = guard
         recompute_activations(model, config)
         self._untested = compile_blocks(model) if config.compile else []
 
@@ -86,13 +92,31 @@ class Stepper:
         """Make a step from its micro-batches.
 
         Raises:
-            DivergedError: loss or gradient is not finite, or nothing is to be learned from; nothing was updated.
+            RewindError: bad steps do not end, and what is to be passed over has been recorded; nothing was updated.
+            DivergedError: the same, and there is no going back any more; or nothing is to be learned from.
         """
         compiled = bool(self._untested)
         outputs = self._gradients(batches, step)
         loss, weight, norm = self._scale_gradients(outputs, step)
-        self._update(step)
-        return StepResult(loss, weight, norm, outputs, compiled)
+        updated = self._passes_judgement(step, loss / weight, norm)
+        if updated:
+            self._update(step)
+        else:
+            self.model.zero_grad(set_to_none=True)
+        return StepResult(loss, weight, norm, outputs, compiled, updated)
+
+    def _passes_judgement(self, step: int, loss: float, norm: float) -> bool:
+        verdict = self.guard.judge(step, loss, norm)
+        if verdict.action == "skip":
+            warn(f"step {step + 1:,}: {verdict.reason}; its update is left out")
+        elif verdict.action == "rewind":
+            passage = Passage(verdict.first, step, verdict.reason)
+            self.guard.record(passage)
+            self.model.zero_grad(set_to_none=True)
+            raise RewindError(passage)
+        elif verdict.action == "stop":
+            raise self._diverged(step, loss, norm, verdict.reason)
+        return verdict.action == "update"
 
     def _update(self, step: int) -> None:
         rate = learning_rate(step, self.config)
@@ -147,18 +171,24 @@ class Stepper:
             )
         total: Tensor = torch.nn.utils.get_total_norm(gradients) / weight
         norm, loss = torch.stack([total, sum(output.sum.float() for output in outputs)]).tolist()  # type: ignore[list-item]
-        if not math.isfinite(norm) or not math.isfinite(loss):
-            raise self._diverged(step, loss / weight, norm)
         clip = self.config.clip_norm
         scale = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
         torch._foreach_mul_(gradients, scale / weight)
         return loss, weight, norm
 
-    def _diverged(self, step: int, loss: float, norm: float) -> DivergedError:
+    def _diverged(self, step: int, loss: float, norm: float, reason: str) -> DivergedError:
+        tried = self.guard.attempts()
+        if math.isfinite(loss) and math.isfinite(norm):
+            return DivergedError(
+                f"the loss diverges: at step {step + 1:,} the {reason}{tried}.",
+                where=self.context.where,
+                hint="Lower `optimizer.lr`, or allow more with `spikes.threshold`, `spikes.skips` or `spikes.rewinds`. "
+                "Checkpoints before this step are untouched.",
+            )
         bad = [name for name, p in self.parameters if p.grad is not None and not p.grad.isfinite().all()]
         where = f", first in `{bad[0]}` and in {len(bad):,} of {len(self.parameters):,} parameters" if bad else ""
         return DivergedError(
-            f"step {step + 1:,} is not finite: loss {loss:.4g}, gradient norm {norm:.4g}{where}.",
+            f"step {step + 1:,} is not finite: loss {loss:.4g}, gradient norm {norm:.4g}{where}{tried}.",
             where=self.context.where,
             hint="Lower `optimizer.lr`, lengthen `schedule.warmup_steps` or set `precision: fp32`. Checkpoints before "
             "this step are untouched.",

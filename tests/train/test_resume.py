@@ -148,15 +148,6 @@ def test_a_signal_right_before_a_checkpoint_is_decided_on_leaves_none_behind(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
 
 
-def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
-    from llmkit.train.signals import stop_requests
-
-    with pytest.raises(KeyboardInterrupt), stop_requests() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_name == "SIGINT"
-        os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_evaluation_and_checkpoints_do_not_change_what_is_learnt(tmp_path: Path) -> None:
     digests = set()
     for name, settings in (
