@@ -12,7 +12,8 @@ from llmkit.model.config import ModelConfig
 from llmkit.model.cost import block_linears
 from llmkit.model.families import FAMILIES
 from llmkit.model.spec import ModelSpec
-from llmkit.train.config import OptimizerConfig, TrainConfig
+from llmkit.train.config import TrainConfig
+from llmkit.train.optimizer_config import OptimizerConfig
 
 Objective = Literal["causal", "masked"]
 _HEADS: Mapping[Objective, Literal["causal-lm", "masked-lm"]] = {"causal": "causal-lm", "masked": "masked-lm"}

@@ -11,7 +11,8 @@ from llmkit.config.base import Config, Facts, Finding, Input, differs
 from llmkit.model.adapters.config import AdapterTraining
 from llmkit.rlhf.rewards import Reward
 from llmkit.rlhf.variants import AdvantageScale, Aggregation, Algorithm, PreferenceLoss
-from llmkit.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from llmkit.train.config import ScheduleConfig, TrainConfig
+from llmkit.train.optimizer_config import OptimizerConfig
 
 _ONLY_FOR: dict[str, tuple[Algorithm, ...]] = {
     "bradley_terry": ("reward_model",),

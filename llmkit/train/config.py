@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from llmkit.config.base import Config, Facts, Finding, StageConfig, differs
-from llmkit.train.optimizer_config import AverageConfig, OptimizerConfig
 from llmkit.train.memory_config import ActivationCheckpointing
 from llmkit.train.optimizer_config import AverageConfig, OptimizerConfig
 from llmkit.train.parallel.config import ParallelConfig

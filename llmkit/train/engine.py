@@ -29,7 +29,7 @@ FILE = "engine.json"
 # Hardware without bfloat16 units is slower with it and hardware with them at least twice as fast: what lies between is
 # noise, and a choice that could come out either way would make two runs of one config differ.
 CLEARLY_FASTER = 1.2
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-pure": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Engine:
     Args:
         device: "cpu" or "cuda".
         threads: threads of CPU operations.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16", or "bf16-pure", with weights in bfloat16 as well.
         reason: why this precision, as a sentence.
         matrix_rate: floating-point operations a second of a large matrix product in this precision.
     """
@@ -56,7 +56,7 @@ class Engine:
         return _DTYPES[self.precision]
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context that the forward pass runs in; weights stay in float32."""
+        """The context that the forward pass runs in; weights stay what they are."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device, dtype=self.dtype)

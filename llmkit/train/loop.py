@@ -33,6 +33,7 @@ from llmkit.console import Progress, progress, say
 from llmkit.errors import Interrupted
 from llmkit.store.files import remove_tree, replace_directory
 from llmkit.store.stage import Context
+from llmkit.train.averaging import evaluation_weights, with_evaluation_weights
 from llmkit.train.checkpoint import Checkpoints
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import BatchSource, Objective
@@ -41,6 +42,7 @@ from llmkit.train.guard import Guard, RewindError
 from llmkit.train.metrics import MetricsLog
 from llmkit.train.optimizer import build_optimizers, trainable_parameters
 from llmkit.train.progress import Recorder, Validation
+from llmkit.train.rounding import narrow_trained_weights
 from llmkit.train.seeding import seed_generators
 from llmkit.train.signals import StopRequest, stop_requests
 from llmkit.train.snapshot import Snapshots
@@ -101,19 +103,23 @@ def train(
     """
     engine = prepare_engine(config, model, context.directory, context.place("device"))
     model.to(engine.device)
+    if engine.precision == "bf16-pure":
+        narrow_trained_weights(model)
     with engine.active():
         parameters = trainable_parameters(model)
-        optimizers = build_optimizers(model, config.optimizer, engine.dtype)
+        average = None if config.average is None else config.average.decay
+        optimizers = build_optimizers(model, config.optimizer, engine.dtype, seed=context.seed, average=average)
+        write = with_evaluation_weights(save_checkpoint or save, optimizers)
         guard = Guard(config.spikes, context.directory)
         recorder = Recorder(config, context, engine, guard, flops_per_token)
         checkpoints = Checkpoints(context.directory / "checkpoints", config.keep_checkpoints, config.spikes.reach)
-        snapshots = Snapshots(checkpoints, model, parameters, optimizers, source, recorder, save_checkpoint or save)
+        snapshots = Snapshots(checkpoints, model, parameters, optimizers, source, recorder, write)
         loop = _Loop(
             model=model,
             source=source,
             config=config,
             context=context,
-            save=save,
+            save=with_evaluation_weights(save, optimizers),
             validation=validation,
             recorder=recorder,
             snapshots=snapshots,
@@ -178,7 +184,8 @@ class _Loop:
             if done % self.config.log_every == 0 or done == steps:
                 recorder.log(done)
             if self.validation is not None and (done % self.config.evaluation_interval == 0 or done == steps):
-                recorder.evaluate(done, self.model, self.validation)
+                with evaluation_weights(self.stepper.optimizers):
+                    recorder.evaluate(done, self.model, self.validation)
             recorder.totals.seconds += time.monotonic() - began
             bar.advance(note=recorder.note)
             # Read once: a signal that comes from here on is answered after the next step.

@@ -1,17 +1,17 @@
 """Weights in bfloat16 that lose no small update: stochastic rounding, and Kahan's compensation.
 
 bfloat16 keeps 8 bits: an update below a 500th of a weight is rounded away. Stochastic rounding goes up with the
-probability of the remainder, so that sums are right on average (Gupta et al. 2015); compensation keeps what each rounding
-left out in a second number and adds it the next time (Kahan 1965; for training Zamirai et al. 2020).
+probability of the remainder, so that sums are right on average (Gupta et al. 2015); compensation keeps what each
+rounding left out in a second number and adds it the next time (Kahan 1965; for training Zamirai et al. 2020).
 
-The random bits are a hash of key, count and place in the whole tensor: the same on every device, and however a tensor is
-cut into parts.
+The random bits are a hash of key, count and place in the whole tensor: the same on every device, and however a tensor
+is cut into parts.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from llmkit.train.seeding import derive_seed
@@ -88,3 +88,10 @@ def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
     raised = values.view(torch.int32) + bits
     raised &= _HIGH16
     return raised.view(torch.float32).to(torch.bfloat16)
+
+
+def narrow_trained_weights(model: nn.Module) -> None:
+    """Turn the parameters that are trained into bfloat16, in place; shared ones stay shared."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)

@@ -48,4 +48,4 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         decay_steps=config.decay_steps,
         final_fraction=config.schedule.final_fraction,
     )
-    return config.optimizer.lr * factor
+    return config.optimizer.peak(config.batch_size) * factor

@@ -20,7 +20,7 @@ from llmkit.train.config import TrainConfig
 from llmkit.train.contract import LossOutput, Objective
 from llmkit.train.engine import Engine
 from llmkit.train.guard import Guard, Passage, RewindError
-from llmkit.train.optimizer import Named
+from llmkit.train.optimizer import Named, set_learning_rate
 from llmkit.train.recompute import recompute_activations
 from llmkit.train.schedule import learning_rate
 from llmkit.train.seeding import seed_generators
@@ -119,10 +119,8 @@ class Stepper:
         return verdict.action == "update"
 
     def _update(self, step: int) -> None:
-        rate = learning_rate(step, self.config)
+        set_learning_rate(self.optimizers, learning_rate(step, self.config))
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -20,8 +20,9 @@ from llmkit.train.rounding import local, places, random_bits, round_stochastical
 BUCKET = 1 << 23
 """Elements whose wide or moved copies are in memory at once."""
 
-COUNT, COMPENSATION = "roundings", "compensation"
-"""State that keeping needs: how often a parameter was rounded, and what its last rounding left out."""
+COUNT, COMPENSATION, AVERAGE, AVERAGED = "roundings", "compensation", "average", "averaged"
+"""State that keeping needs: how often a parameter was rounded, what its last rounding left out, the average of its
+values, and of how many updates."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class Keeping:
         narrow_state: state of a parameter's size in bfloat16, rounded stochastically.
         offload: state of a parameter's size in the memory of the CPU.
         seed: of stochastic rounding.
+        average: decay of an exponential moving average of the weights, in float32; None for no average. After t updates
+            the decay is at most (1 + t) / (10 + t), so that the first weights are soon forgotten.
     """
 
     rounding: Literal["nearest", "stochastic", "kahan"] = "nearest"
     narrow_state: bool = False
     offload: bool = False
     seed: int = 0
+    average: float | None = None
 
 
 PLAIN = Keeping()
@@ -102,6 +106,15 @@ class UpdateRule(Optimizer):
             # Copies to pinned memory are not there yet when they return.
             torch.cuda.current_stream().synchronize()
 
+    def evaluation_point(self, parameter: Tensor) -> Tensor | None:
+        """The weights that a parameter is to be evaluated and saved with; None where those are the trained ones.
+
+        Returns:
+            a tensor of the parameter's shape, distributed as it is, on any device.
+        """
+        state: dict[str, Tensor] = self.state[parameter]
+        return state.get(AVERAGE)
+
     def _copies(self, parameters: list[Tensor]) -> bool:
         keeping = self.keeping
         return keeping.offload or keeping.narrow_state or any(p.dtype.itemsize < 4 for p in parameters)
@@ -113,6 +126,8 @@ class UpdateRule(Optimizer):
         weights = [self._working_weight(*triple) for triple in zip(parameters, dtypes, stored, strict=True)]
         gradients = [self._gradient(*pair) for pair in zip(parameters, dtypes, strict=True)]
         self.update(group, weights, gradients, states)
+        if self.keeping.average is not None:
+            _average(weights, states, self.keeping.average)
         for keep in zip(parameters, weights, stored, states, names, strict=True):
             self._keep(*keep)
 
@@ -125,6 +140,9 @@ class UpdateRule(Optimizer):
                 state[COMPENSATION] = torch.zeros_like(parameter)
             if self.keeping.narrow_state or (narrow and self.keeping.rounding == "stochastic"):
                 state[COUNT] = torch.zeros((), dtype=torch.int64, device=parameter.device)
+            if self.keeping.average is not None:
+                state[AVERAGE] = parameter.detach().clone().to(dtype)
+                state[AVERAGED] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         if self.keeping.offload:
             for name, value in state.items():
                 if value.dim() and local(value).device.type != "cpu":
@@ -187,6 +205,14 @@ class UpdateRule(Optimizer):
                 bits = random_bits(index, f"{name}/{key}", self.keeping.seed, count)
                 changed = round_stochastically(changed, bits)
             kept.copy_(changed, non_blocking=True)
+
+
+def _average(weights: list[Tensor], states: list[dict[str, Tensor]], decay: float) -> None:
+    counts = [state[AVERAGED] for state in states]
+    torch._foreach_add_(counts, 1)
+    rates = 1 - torch.clamp((1 + torch.stack(counts)) / (10 + torch.stack(counts)), max=decay)
+    for weight, state, rate in zip(weights, states, rates.unbind(), strict=True):
+        local(state[AVERAGE]).lerp_(local(weight), rate.to(weight.dtype))
 
 
 def _in_cpu_memory(value: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError
 
-from llmkit.train.config import OptimizerConfig, TrainConfig
+from llmkit.train.config import TrainConfig
+from llmkit.train.optimizer_config import OptimizerConfig
 
 
 class Stage(TrainConfig):
