@@ -61,6 +61,9 @@ class FinetuneConfig(TrainConfig):
     """Passes over the training examples; 3 where `steps` is not given either."""
     steps: int = Field(default=0, ge=0)
     """Optimizer steps, in place of `epochs`."""
+    z_loss: float = Field(default=0.0, ge=0, le=1)
+    """Weight of the squared log of the softmax's denominator, which keeps logits from drifting; 1e-4 is usual, 0 is
+    none (chat only). The loss that is shown stays the cross-entropy alone, with `z_loss` beside it."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-4, weight_decay=0.01)
     """How gradients become updates."""
     schedule: ScheduleConfig = ScheduleConfig(name="linear", final_fraction=0.0)
@@ -183,6 +186,8 @@ class FinetuneConfig(TrainConfig):
         for key in ("text_column", "label_column"):
             if self._changed(key) and (self.task != "classification" or data.kind == "examples"):
                 yield Finding(f"`{key}` has no meaning here: {reason}.", key=key, hint="Remove the key.")
+        if self.task != "chat" and self._changed("z_loss"):
+            yield Finding("only the task chat has a z-loss.", key="z_loss", hint="Remove the key.")
         if self.task != "chat" and self._changed("chat_template"):
             yield Finding("only the task chat has a chat template.", key="chat_template", hint="Remove the key.")
 

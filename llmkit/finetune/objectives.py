@@ -17,7 +17,7 @@ from llmkit.finetune.batches import Indices, pad
 from llmkit.finetune.encoding import Sequences
 from llmkit.model.transformer import Transformer
 from llmkit.train.contract import LossOutput
-from llmkit.train.losses import LanguageModelHead, language_model_loss
+from llmkit.train.losses import LanguageModelHead, language_model_loss, z_loss_metrics
 from llmkit.train.metrics import Window
 from llmkit.train.routing import collector, with_balance
 
@@ -70,9 +70,15 @@ def collate_texts(examples: Sequences, indices: Indices, pad_id: int) -> TextBat
 class ChatObjective:
     """Cross-entropy of the next token, in nats, summed over what the assistant says; its weight is their number.
 
-    The output projection is computed at these tokens alone. In training of a model with routed experts, their
-    load-balancing loss is added; see `llmkit.train.routing`.
+    The output projection is computed at these tokens alone. In training the z-loss is added (`language_model_loss`), and
+    of a model with routed experts their load-balancing loss (`llmkit.train.routing`).
+
+    Args:
+        z_loss: weight of the z-loss.
     """
+
+    def __init__(self, z_loss: float = 0.0) -> None:
+        self._z_loss = z_loss
 
     def loss(self, model: nn.Module, batch: ChatBatch) -> LossOutput:
         """Loss of a micro-batch, with the share of tokens that the model would have chosen as `token_accuracy`."""
@@ -81,11 +87,15 @@ class ChatObjective:
         routing = collector(transformer)
         hidden_BLW = transformer.hidden(input_ids, attention_mask, routing=routing)
         hidden_NW = hidden_BLW.flatten(0, 1).index_select(0, positions)
-        found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, targets)
+        z_loss = self._z_loss if model.training else 0.0
+        found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, targets, z_loss=z_loss)
         output = LossOutput(
             found.sum,
             len(targets),
-            {"token_accuracy": (found.right, len(targets))},
+            {
+                **(z_loss_metrics(found, len(targets)) if z_loss else {}),
+                "token_accuracy": (found.right, len(targets)),
+            },
             int(batch.attention_mask.sum()),
         )
         return with_balance(output, transformer, routing, attention_mask)

@@ -98,7 +98,7 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
 def _learning(config: FinetuneConfig, prepared: Prepared) -> tuple[Objective, Callable[[Sequences, Indices, int], Any]]:
     """What is minimised, and how its micro-batches are made."""
     if config.task == "chat":
-        return ChatObjective(), collate_chat
+        return ChatObjective(config.z_loss), collate_chat
     if config.task == "classification":
         return ClassificationObjective(), collate_texts
     return TagObjective(prepared.labels), collate_tags

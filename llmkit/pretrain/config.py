@@ -61,6 +61,9 @@ class PretrainConfig(TrainConfig):
     """Tokens of a training sequence; by default the model's context."""
     mask: MaskConfig = MaskConfig()
     """Masking, for the masked objective."""
+    z_loss: float = Field(default=0.0, ge=0, le=1)
+    """Weight of the squared log of the softmax's denominator, which keeps logits from drifting; 1e-4 is usual, 0 is
+    none. The loss that is shown stays the cross-entropy alone, with `z_loss` beside it."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, weight_decay=0.1)
     """How gradients become updates."""
 

@@ -11,15 +11,22 @@ from torch import nn
 from llmkit.model.transformer import Transformer
 from llmkit.pretrain.batches import Batch, on_device
 from llmkit.train.contract import LossOutput
-from llmkit.train.losses import LanguageModelHead, language_model_loss
+from llmkit.train.losses import LanguageModelHead, language_model_loss, z_loss_metrics
 from llmkit.train.routing import collector, with_balance
 
 
 class LanguageModelling:
     """Cross-entropy in nats, summed over the tokens to be predicted; logits are computed for these alone.
 
-    In training of a model with routed experts, their load-balancing loss too; see `llmkit.train.routing`.
+    In training, the z-loss (`language_model_loss`) and, of a model with routed experts, their load-balancing loss too
+    (`llmkit.train.routing`).
+
+    Args:
+        z_loss: weight of the z-loss.
     """
+
+    def __init__(self, z_loss: float = 0.0) -> None:
+        self._z_loss = z_loss
 
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Loss of a micro-batch; its weight is the number of tokens to be predicted."""
@@ -29,8 +36,10 @@ class LanguageModelling:
         hidden_NW = transformer.hidden(batch.input_ids, batch.attention_mask, routing=routing).flatten(0, 1)
         if batch.positions is not None:
             hidden_NW = hidden_NW.index_select(0, batch.positions)
-        found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, batch.targets)
-        output = LossOutput(found.sum, batch.targets.numel(), tokens=batch.input_ids.numel())
+        z_loss, count = self._z_loss if model.training else 0.0, batch.targets.numel()
+        found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, batch.targets, z_loss=z_loss)
+        metrics = z_loss_metrics(found, count) if z_loss else {}
+        output = LossOutput(found.sum, count, metrics, batch.input_ids.numel())
         return with_balance(output, transformer, routing, batch.attention_mask)
 
 

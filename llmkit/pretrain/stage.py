@@ -99,7 +99,7 @@ def run(config: PretrainConfig, context: Context) -> Outcome:
 
     result = train(
         model=model,
-        objective=LanguageModelling(),
+        objective=LanguageModelling(config.z_loss),
         source=source,
         config=config,
         context=context,

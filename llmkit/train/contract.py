@@ -49,7 +49,8 @@ class LossOutput(NamedTuple):
     Args:
         sum: scalar that is differentiated: the loss added up over its units (tokens, pairs, sequences).
         weight: number of units added up.
-        metrics: further values by name, each as (sum, weight); what is shown is sum of sums over sum of weights.
+        metrics: further values by name, each as (sum, weight); what is shown is sum of sums over sum of weights. One
+            named `loss` is shown in place of `sum`, which then holds terms beside the loss itself.
         tokens: tokens that went through the model (padding left out), from which throughput and FLOPs are reckoned.
     """
 
@@ -72,10 +73,10 @@ class Objective(Protocol):
 class BatchSource(Protocol):
     """Where the batches of each optimizer step come from.
 
-    Before each step the loop seeds the global random generators of torch, Python and NumPy from the stage's seed and
     On many ranks each has a source of its own, which gives the rank's part of every batch (`Part`) in as many
     micro-batches as the others'.
 
+    Before each step the loop seeds the global random generators of torch, Python and NumPy from the stage's seed and
     the step, so what `batches` draws from them is the same after a resume. A source that reads a data set is a pure
     function of its seed and the step and has an empty state. One that makes its own data (rollouts) gets the model when
     it is built, puts it into evaluation mode while it generates, and keeps cursor and current rollouts in its state.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llmkit.model.heads import CausalLMHead, MaskedLMHead
 from llmkit.model.layers import Linear, compute_dtype
+from llmkit.train.contract import Number
 
 LanguageModelHead = CausalLMHead | MaskedLMHead
 
@@ -220,6 +221,11 @@ def linear_cross_entropy_sum(
     # Casts are explicit: what autocast does inside a function is not undone in its backward pass.
     with torch.autocast(features.device.type, enabled=False):
         return TokenLoss(*_LinearCrossEntropySum.apply(features, weight, bias, targets, softcap, z_loss, dtype))
+
+
+def z_loss_metrics(found: TokenLoss, count: Number) -> dict[str, tuple[Number, Number]]:
+    """The cross-entropy and the z-loss of `count` tokens, told apart: what `LossOutput.metrics` takes."""
+    return {"loss": (found.sum.detach() - found.z_loss, count), "z_loss": (found.z_loss, count)}
 
 
 def language_model_loss(head: LanguageModelHead, hidden: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> TokenLoss:

@@ -31,5 +31,6 @@ def with_balance(
         return output
     config = model.config
     balance = load_balancing_loss(routing, config.experts_per_token, attention_mask) * output.weight
-    metrics = {**output.metrics, "router_loss": (balance.detach(), output.weight)}
+    metrics = {"loss": (output.sum.detach(), output.weight), **output.metrics}
+    metrics["router_loss"] = (balance.detach(), output.weight)
     return output._replace(sum=output.sum + config.router_loss_weight * balance, metrics=metrics)

@@ -98,3 +98,20 @@ def test_the_measure_on_held_out_text() -> None:
     assert found["bits_per_byte"] == pytest.approx(loss * 0.25, rel=1e-6)
     with torch.no_grad():
         assert "bits_per_byte" not in held_out_loss(parts, None)(network)
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_the_z_loss_is_trained_on_and_told_apart(family: str) -> None:
+    made, network = batch(family), model(family)
+    output = LanguageModelling(z_loss=0.01).loss(network, made)
+    logits = network(made.input_ids).detach().double().reshape(-1, VOCABULARY)
+    chosen = logits if made.positions is None else logits[made.positions]
+    extra = 0.01 * chosen.logsumexp(1).square().sum().item()
+    assert output.sum.item() == pytest.approx(reference(family) + extra, rel=1e-5)
+    assert [float(value) for value in output.metrics["z_loss"]] == pytest.approx([extra, len(made.targets)], rel=1e-5)
+    assert [float(value) for value in output.metrics["loss"]] == pytest.approx(
+        [reference(family), len(made.targets)], rel=1e-5
+    )
+    measured = LanguageModelling(z_loss=0.01).loss(network.eval(), made)
+    assert measured.sum.item() == pytest.approx(reference(family), rel=1e-6)
+    assert measured.metrics == {}
