@@ -62,7 +62,8 @@ class OptimizerConfig(Config):
     times larger `batch_size` is."""
     rounding: Literal["stochastic", "kahan"] = "stochastic"
     """With `precision: bf16-pure`, what keeps small updates of weights in bfloat16 from being lost. stochastic: up or
-    down at random, right on average. kahan: what a rounding left out is kept, in 2 more bytes for each weight."""
+    down at random, right on average. kahan: what a rounding left out is kept, in 2 more bytes for each weight, so that
+    updates add up as in float32."""
     state: Literal["fp32", "bf16"] = "fp32"
     """Precision that moments are kept in between updates; bf16 is rounded stochastically and halves their memory."""
     offload: bool = False

@@ -1,8 +1,9 @@
 """Weights in bfloat16 that lose no small update: stochastic rounding, and Kahan's compensation.
 
 bfloat16 keeps 8 bits: an update below a 500th of a weight is rounded away. Stochastic rounding goes up with the
-probability of the remainder, so that sums are right on average (Gupta et al. 2015); compensation keeps what each
-rounding left out in a second number and adds it the next time (Kahan 1965; for training Zamirai et al. 2020).
+probability of the remainder, so that sums are right on average (Gupta et al. 2015). Compensation keeps what each
+rounding left out in a second number and adds it the next time (Kahan 1965; for training Zamirai et al. 2020); as 16
+bits that continue those of the weight it leaves out nothing, and sums are those of float32 (Kalamkar et al. 2019).
 
 The random bits are a hash of key, count and place in the whole tensor: the same on every device, and however a tensor
 is cut into parts.
@@ -88,6 +89,19 @@ def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
     raised = values.view(torch.int32) + bits
     raised &= _HIGH16
     return raised.view(torch.float32).to(torch.bfloat16)
+
+
+def split(values: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 as the nearest bfloat16, and what is left as int16: the bits that come after it."""
+    bits = values.view(torch.int32)
+    high = (bits + 0x8000) & _HIGH16
+    return high.view(torch.float32).to(torch.bfloat16), (bits - high).to(torch.int16)
+
+
+def join_(values: Tensor, rest: Tensor) -> None:
+    """Add to float32 values that were bfloat16 what `split` left of them, in place."""
+    bits = values.view(torch.int32)
+    bits += rest
 
 
 def narrow_trained_weights(model: nn.Module) -> None:

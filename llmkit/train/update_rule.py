@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from llmkit.train.rounding import local, places, random_bits, round_stochastically
+from llmkit.train.rounding import join_, local, places, random_bits, round_stochastically, split
 
 BUCKET = 1 << 23
 """Elements whose wide or moved copies are in memory at once."""
@@ -137,7 +137,7 @@ class UpdateRule(Optimizer):
             state.update(self.new_state(parameter, torch.bfloat16 if self.keeping.narrow_state else dtype))
             narrow = parameter.dtype == torch.bfloat16
             if narrow and self.keeping.rounding == "kahan":
-                state[COMPENSATION] = torch.zeros_like(parameter)
+                state[COMPENSATION] = torch.zeros_like(parameter, dtype=torch.int16)
             if self.keeping.narrow_state or (narrow and self.keeping.rounding == "stochastic"):
                 state[COUNT] = torch.zeros((), dtype=torch.int64, device=parameter.device)
             if self.keeping.average is not None:
@@ -167,7 +167,7 @@ class UpdateRule(Optimizer):
             return seen
         wide = seen.to(dtype)
         if COMPENSATION in stored:
-            wide += stored[COMPENSATION] if self.whole else local(stored[COMPENSATION]).to(local(parameter).device)
+            join_(local(wide), local(stored[COMPENSATION]).to(local(wide).device, non_blocking=True))
         return wide
 
     def _gradient(self, parameter: Tensor, dtype: torch.dtype) -> Tensor:
@@ -189,14 +189,13 @@ class UpdateRule(Optimizer):
             index = places(parameter)
         target, value = local(parameter.detach()), local(weight)
         if target.dtype != value.dtype:
-            if count is not None and self.keeping.rounding == "stochastic":
-                assert index is not None
-                bits = random_bits(index, name, self.keeping.seed, count)
-                target.copy_(round_stochastically(value, bits))
-            else:
-                target.copy_(value)
             if COMPENSATION in stored:
-                local(stored[COMPENSATION]).copy_(value - target, non_blocking=True)
+                value, rest = split(value)
+                local(stored[COMPENSATION]).copy_(rest, non_blocking=True)
+            elif index is not None and self.keeping.rounding == "stochastic":
+                assert count is not None
+                value = round_stochastically(value, random_bits(index, name, self.keeping.seed, count))
+            target.copy_(value)
         for key, working in state.items():
             kept, changed = local(stored[key]), local(working)
             if kept is changed or kept.data_ptr() == changed.data_ptr():
