@@ -69,13 +69,14 @@ class Guard:
     Args:
         config: settings.
         directory: the stage's, with what earlier rewinds pass over.
+        writes: whether this rank is the one that writes there.
 
     Attributes:
         skipped: updates left out so far.
     """
 
-    def __init__(self, config: SpikesConfig, directory: Path) -> None:
-        self._config, self._path = config, directory / FILE
+    def __init__(self, config: SpikesConfig, directory: Path, *, writes: bool = True) -> None:
+        self._config, self._path, self._writes = config, directory / FILE, writes
         self._histories: dict[str, list[float]] = {"loss": [], "gradient norm": []}
         self._bad: list[int] = []
         self._streak = 0
@@ -139,7 +140,8 @@ class Guard:
     def record(self, passage: Passage) -> None:
         """Write down, durably, what is passed over from now on."""
         self._passages.append(passage)
-        write_text_atomic(self._path, "".join(json.dumps(asdict(found)) + "\n" for found in self._passages))
+        if self._writes:
+            write_text_atomic(self._path, "".join(json.dumps(asdict(found)) + "\n" for found in self._passages))
 
     def belongs(self, step: int, state: Mapping[str, Any]) -> bool:
         """Whether a checkpoint was made by the attempt that is going on, or before it parted from those given up.
@@ -176,7 +178,8 @@ class Guard:
 
     def report(self, done: int) -> dict[str, int]:
         """Counts for metrics and summary after `done` steps; those that are 0 are left out."""
-        counts = {"skipped_steps": self.skipped, "passed_over_steps": self.passed_over(done), "rewinds": self.rewinds}
+        rewinds = sum(passage.first < done for passage in self._passages)
+        counts = {"skipped_steps": self.skipped, "passed_over_steps": self.passed_over(done), "rewinds": rewinds}
         return {name: count for name, count in counts.items() if count}
 
 

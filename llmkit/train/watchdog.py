@@ -101,7 +101,7 @@ class Watchdog:
                 os.write(descriptor, line.encode())
                 faulthandler.dump_traceback(file=descriptor, all_threads=True)
         os.write(_STDERR, f"error: rank {self._rank} hangs and is ended; see {place}. {_HINT}\n".encode())
-        self._over.wait(4 * self._poll)
+        self._over.wait(3 * self._poll)
         self._leave(EXIT_FAULT)
 
 

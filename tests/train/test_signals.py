@@ -63,3 +63,51 @@ def test_a_second_interrupt_ends_the_process_at_once_whatever_it_waits_for(kind:
     assert process.wait() == 130
     assert time.monotonic() - began < 5
     assert "leaving at once" in process.communicate()[1]
+
+
+def test_the_same_interrupt_come_twice_is_one(tmp_path: Path) -> None:
+    process = start("read", echo=2.0)
+    process.send_signal(signal.SIGINT)
+    assert line_of(process).startswith("SIGINT: stopping")
+    process.send_signal(signal.SIGINT)
+    time.sleep(2.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+
+
+def test_a_second_sigterm_is_no_second_interrupt() -> None:
+    process = start("read")
+    process.send_signal(signal.SIGTERM)
+    assert line_of(process).startswith("SIGTERM: stopping")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.stdout is not None
+    assert process.stdout.read() == "SIGTERM\n"
+    assert process.wait() == 0
+
+
+def test_handlers_and_the_wakeup_descriptor_come_back() -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stop_requests() as stop:
+        assert stop.signal_name is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal_name == "SIGTERM"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    assert wakeup == -1
+
+
+def test_all_ranks_take_the_signal_that_any_of_them_has_had() -> None:
+    asked = {name: StopRequest() for name in ("SIGINT", "SIGTERM", "none")}
+    asked["SIGINT"].signal_name, asked["SIGTERM"].signal_name = "SIGINT", "SIGTERM"
+
+    def together(*names: str) -> str | None:
+        return elected([sum(values) for values in zip(*(asked[name].votes() for name in names), strict=True)])
+
+    assert together("none", "none") is None
+    assert together("none", "SIGINT") == "SIGINT"
+    assert together("SIGTERM", "none", "none") == "SIGTERM"
+    assert together("SIGINT", "SIGTERM") == "SIGTERM"
