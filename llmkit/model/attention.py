@@ -5,15 +5,21 @@ Shapes: B batch, L new tokens, S tokens attended to, W width, H heads, K key/val
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from inspect import signature
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmkit.model.config import ModelConfig
+from llmkit.model.documents import Documents
 from llmkit.model.layers import Linear, make_norm
 from llmkit.model.rotary import rotate
+from llmkit.model.short_attention import fits, short_attention
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,14 @@ class Visibility:
         window: how many tokens back each sees, its own included; where not causal, how many to either side, its own
             not included. None: all.
         rotation: cosines and sines of the new tokens' positions, or None.
+        documents: the documents in the rows, where each is to see itself alone; there is no mask then.
     """
 
     causal: bool
     mask: Tensor | None = None
     window: int | None = None
     rotation: tuple[Tensor, Tensor] | None = None
+    documents: Documents | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +85,16 @@ class Attention(nn.Module):
     def forward(self, x_BLW: Tensor, visibility: Visibility) -> Tensor:
         """[B, L, W] to [B, L, W]."""
         query, key, value = self.project(x_BLW)
+        scoring = self.scoring()
+        if _is_short(query, key, visibility, scoring):
+            short = short_attention(
+                query, key, value, visibility.rotation, scale=scoring.scale, causal=visibility.causal
+            )
+            return self.output(short)  # type: ignore[no-any-return]
         if visibility.rotation is not None:
             query, key = rotate(query, *visibility.rotation), rotate(key, *visibility.rotation)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        mixed_BHLD = attend(query, key, value, visibility, self.scoring())
+        mixed_BHLD = attend(query, key, value, visibility, scoring)
         mixed: Tensor = self.output(mixed_BHLD.transpose(1, 2).flatten(2))
         return mixed
 
@@ -101,8 +115,20 @@ class Attention(nn.Module):
         return Scoring(self.scale, self.softcap, self.sinks, self.dropout if self.training else 0.0)
 
 
+def _is_short(query: Tensor, key: Tensor, visibility: Visibility, scoring: Scoring) -> bool:
+    """Whether `short_attention` computes all of it."""
+    if visibility.documents is not None:
+        return False
+    if visibility.mask is not None or scoring.softcap is not None or scoring.sinks is not None or scoring.dropout:
+        return False
+    return (visibility.window is None or query.shape[1] <= visibility.window) and fits(query, key)
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scoring: Scoring) -> Tensor:
     """Scaled dot-product attention: [B, H, L, D] over [B, K, S, D] gives [B, H, L, D]."""
+    if visibility.documents is not None:
+        apart: Tensor = _attend_apart(query, key, value, visibility, scoring, visibility.documents)
+        return apart
     window, length = visibility.window, query.shape[2]
     if window is not None and length > window:
         return _attend_in_windows(query, key, value, visibility, scoring, window)
@@ -126,6 +152,63 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, caus
         enable_gqa=heads != kv_heads and not folds,
     )
     return mixed.view(query.shape) if folds else mixed
+
+
+# Its shapes change with every batch: compiled blocks call it as it is.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_apart(
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scoring: Scoring, documents: Documents
+) -> Tensor:
+    """Each document by itself; rows of [B, H, L, D] are cut into documents and put together again."""
+    parts = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
+    variable = _variable_length(query, scoring)
+    if variable is not None:
+        window = -1 if visibility.window is None else visibility.window
+        mixed_THD = variable(
+            *parts,
+            documents.ends,
+            documents.ends,
+            documents.longest,
+            documents.longest,
+            scale=scoring.scale,
+            window_size=(max(window - 1, -1), 0) if visibility.causal else (window, window),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    else:
+        gathered = [documents.gather(part) for part in parts]
+        mixed = []
+        for group in documents.groups:
+            queries, keys, values = (group.of(part) for part in gathered)
+            # Under a causal mask no token sees the padding on its right.
+            alone = replace(visibility, documents=None, mask=None if visibility.causal else group.real)
+            if _is_short(queries, keys, alone, scoring):
+                found = short_attention(queries, keys, values, None, scale=scoring.scale, causal=visibility.causal)
+                mixed.append(found.view(-1, *parts[0].shape[1:]))
+                continue
+            queries, keys, values = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+            mixed.append(attend(queries, keys, values, alone, scoring).transpose(1, 2).flatten(0, 1))
+        mixed_THD = documents.scatter(torch.cat(mixed))
+    return mixed_THD.view(len(query), -1, *mixed_THD.shape[1:]).transpose(1, 2)
+
+
+def _variable_length(query: Tensor, scoring: Scoring) -> Callable[..., Tensor] | None:
+    """The kernel that takes sequences of different lengths behind one another, where it is there and computes this."""
+    plain = scoring.softcap is None and scoring.sinks is None and not scoring.dropout
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if query.device.type != "cuda" or not plain or not half or query.shape[3] > 256:
+        return None
+    return _variable_length_kernel()
+
+
+@cache
+def _variable_length_kernel() -> Callable[..., Tensor] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    # torch 2.10's knows neither windows nor a scale nor shared heads.
+    known = signature(varlen_attn).parameters
+    return cast(Callable[..., Tensor], varlen_attn) if {"window_size", "scale", "enable_gqa"} <= known.keys() else None
 
 
 def _attend_in_windows(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llmkit.model.attention import Attention, Visibility
 from llmkit.model.config import ModelConfig
+from llmkit.model.documents import Documents
 from llmkit.model.experts import RoutedMLP
 from llmkit.model.heads import CausalLMHead, MaskedLMHead, make_head
 from llmkit.model.layers import MLP, Dropout, Embedding, compute_dtype, make_norm
@@ -169,6 +170,7 @@ class Transformer(nn.Module):
         token_type_ids: Tensor | None = None,
         *,
         positions: Tensor | None = None,
+        documents: Documents | None = None,
         routing: list[Tensor] | None = None,
     ) -> Tensor:
         """The body's output [B, L, W], final norm included: what the head takes.
@@ -176,6 +178,8 @@ class Transformer(nn.Module):
         Args:
             input_ids, attention_mask, token_type_ids: as for `forward`.
             positions: int [B, L], each token's place in its sequence; by default 0, 1, 2, ...
+            documents: several documents in a row, which do not see each other; learned positions begin anew in each.
+                Rotary ones count on, which only their differences enter. Takes the place of `attention_mask`.
             routing: takes the router's scores [B, L, E] of each layer with experts, for `load_balancing_loss`.
         """
         if positions is None:
@@ -183,8 +187,10 @@ class Transformer(nn.Module):
             if self.config.positions == "learned" and length > self.config.context:
                 raise ValueError(f"a sequence of {length} tokens exceeds the model's context of {self.config.context}")
             positions = torch.arange(length, device=input_ids.device)
+            if documents is not None and self.config.positions == "learned":
+                positions = documents.positions
         x_BLW: Tensor = self.embeddings(input_ids, positions, token_type_ids)
-        everything, local = self._views(attention_mask, positions, compute_dtype(x_BLW))
+        everything, local = self._views(attention_mask, positions, compute_dtype(x_BLW), documents)
         for layer, block in enumerate(self.blocks):
             # A list for each block: compiled code depends on how many scores are there already.
             scores: list[Tensor] | None = None if routing is None else []
@@ -198,6 +204,7 @@ class Transformer(nn.Module):
         attention_mask_BL: Tensor | None,
         positions: Tensor,
         dtype: torch.dtype,
+        documents: Documents | None,
     ) -> tuple[Visibility, Visibility]:
         """What layers that see everything see, and what local ones do."""
         mask, lengths = None, None
@@ -205,9 +212,9 @@ class Transformer(nn.Module):
             _require_right_padding(attention_mask_BL)
             lengths = attention_mask_BL.sum(dim=1)
             # Under a causal mask no real token sees padding on its right: the fast path needs no mask.
-            if not self.config.causal:
+            if not self.config.causal and documents is None:
                 mask = attention_mask_BL[:, None, None, :].to(torch.bool)
-        everything = Visibility(causal=self.config.causal, mask=mask)
+        everything = Visibility(causal=self.config.causal, mask=mask, documents=documents)
         local = replace(everything, window=self.config.window)
         if self.rotary is None:
             return everything, local
