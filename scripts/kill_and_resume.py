@@ -22,66 +22,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from killing import Command, different_files, unfinished
 
 from llmkit.config.experiment import Experiment
 from llmkit.console import emit_table, format_seconds, say
 from llmkit.errors import LLMKitError
-from llmkit.pipeline.run import load_experiment
 from llmkit.store.artifact import is_artifact, open_artifact
 from llmkit.store.files import remove_tree
 
 POLL_SECONDS = 0.004
 CHECKPOINTS = 8
 ATTEMPTS = 8
-
-
-@dataclass(frozen=True)
-class Command:
-    """`llmkit run` on a config.
-
-    Args:
-        config: the YAML file.
-        overrides: values of `--set`.
-        environment: of the process; that of this one by default.
-        python: the interpreter and its arguments up to the command's name.
-    """
-
-    config: Path
-    overrides: Sequence[str] = ()
-    environment: Mapping[str, str] | None = None
-    python: Sequence[str] = field(default=(sys.executable, "-m", "llmkit"))
-
-    def experiment(self) -> Experiment:
-        """The config, read and checked."""
-        return load_experiment(self.config, self.overrides)
-
-    @contextmanager
-    def started(self, log: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The process, killed on leaving if it still runs; what it says is appended to the log."""
-        settings = [part for override in (*self.overrides, *overrides) for part in ("--set", override)]
-        command = [*self.python, "run", "--config", str(self.config), *settings]
-        with (
-            log.open("ab") as stream,
-            subprocess.Popen(command, stdout=stream, stderr=stream, env=self.environment) as process,
-        ):
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    def finish(self, log: Path, *overrides: str) -> None:
-        """Run it to its end.
-
-        Raises:
-            LLMKitError: it fails.
-        """
-        with self.started(log, *overrides) as process:
-            if process.wait() != 0:
-                raise LLMKitError(f"`llmkit run` ends with exit code {process.returncode}.", where=str(log))
 
 
 @dataclass(frozen=True)
@@ -173,9 +128,9 @@ def kill_in(target: Target, command: Command, run: Path, log: Path, overrides: S
             seconds = _wait(target, part, place, process)
         if process.returncode > 0:
             raise LLMKitError(f"`llmkit run` ends with exit code {process.returncode}.", where=str(log))
-        unfinished = _unfinished(place)
-        if unfinished is not None and not is_artifact(place):
-            return target.describe(unfinished, seconds)
+        left = unfinished(place)
+        if left is not None and not is_artifact(place):
+            return target.describe(left, seconds)
         remove_tree(place)
         part /= 2
     raise LLMKitError(f"the stage `{target.name}` ended before every one of {ATTEMPTS} kills.", where=str(log))
@@ -188,7 +143,7 @@ def _wait(target: Target, part: float, place: Path, process: subprocess.Popen[by
     started: float | None = None
     due: float | None = None
     while process.poll() is None and not is_artifact(place):
-        now, directory = time.monotonic(), _unfinished(place)
+        now, directory = time.monotonic(), unfinished(place)
         if directory is not None:
             started = now if started is None else started
             if due is None and target.done(directory) >= wanted:
@@ -197,25 +152,6 @@ def _wait(target: Target, part: float, place: Path, process: subprocess.Popen[by
                 break
         time.sleep(POLL_SECONDS)
     return 0.0 if started is None else time.monotonic() - started
-
-
-def _unfinished(place: Path) -> Path | None:
-    """The folder in which a stage is being made."""
-    return next(iter(place.parent.glob(f"{place.name}.partial-*")), None)
-
-
-def different_files(alone: Path, killed: Path) -> tuple[int, list[str]]:
-    """Compare the files that make up a stage's result, once both are found to be as their manifests say.
-
-    Returns:
-        their number, and the names of those that differ or are in one only.
-    """
-    ours, theirs = (
-        {entry.path: entry.sha256 for entry in open_artifact(place, verify=True).manifest.files if entry.content}
-        for place in (alone, killed)
-    )
-    names = sorted(ours.keys() | theirs.keys())
-    return len(names), [name for name in names if ours.get(name) != theirs.get(name)]
 
 
 def _why(alone: Path, killed: Path) -> str:

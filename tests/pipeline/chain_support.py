@@ -27,7 +27,10 @@ VERBS = ("sees", "follows", "remembers", "leaves", "crosses", "finds")
 
 
 def load_script(name: str) -> ModuleType:
-    """A program of `scripts/` as a module."""
+    """A program of `scripts/` as a module; as when it is run, it finds the modules beside it."""
+    beside = str(ROOT / "scripts")
+    if beside not in sys.path:
+        sys.path.append(beside)
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
