@@ -24,6 +24,7 @@ from llmkit.pretrain.plan import plan
 from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.loop import Validation, train
+from llmkit.train.scaling import scale_initial_weights
 
 __all__ = ["check", "plan", "run"]
 
@@ -125,7 +126,10 @@ def _open_model(config: PretrainConfig, context: Context, tokenizer: Tokenizer) 
     architecture = config.architecture(
         tokenizer.vocab_size, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id, eos_ids=ends
     )
-    return build(architecture, seed=context.seed)
+    model = build(architecture, seed=context.seed)
+    if config.optimizer.base_width is not None:
+        scale_initial_weights(model, config.optimizer.base_width)
+    return model
 
 
 def _masking(config: PretrainConfig, context: Context, model: Transformer, tokenizer: Tokenizer) -> Masking | None:
