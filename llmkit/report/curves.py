@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmkit.report.files import Unreadable, as_number, read_lines
+from llmkit.report.files import Unreadable, as_finite, as_number, read_lines
 
 METRICS = "metrics.jsonl"
 DRAWN_POINTS = 400
 SMOOTHING = 0.02
-_NOT_CURVES = {"step", "split", "tokens", "seconds", "epoch", "time"}
+_SETBACKS = ("skipped_steps", "rewinds", "passed_over_steps")
+_NOT_CURVES = {"step", "split", "tokens", "seconds", "epoch", "time", *_SETBACKS}
 # What a reader looks at first and last; the rest stands between by name.
 _FIRST = ("loss", "reward", "kl", "accuracy")
 _LAST = ("lr", "grad_norm")
@@ -64,21 +65,25 @@ class Curves:
         metrics: for each metric its series, training first.
         unreadable: lines of the file that could not be read.
         last_step: the last step logged.
+        setbacks: what was left out of the training because it was bad, as a sentence; None where all went well.
     """
 
     metrics: dict[str, tuple[Series, ...]]
     unreadable: int = 0
     last_step: int | None = None
+    setbacks: str | None = None
 
 
 def read_curves(directory: Path) -> Curves:
     """The curves in a stage's folder. Of several rows for one step and split (after a resume) the last one counts."""
     unreadable = Unreadable()
     rows: dict[tuple[str, float], dict[str, float]] = {}
+    counts: dict[str, int] = dict.fromkeys(_SETBACKS, 0)
     for row in read_lines(directory / METRICS, unreadable):
         step = as_number(row.get("step"))
         if step is None or not math.isfinite(step):
             continue
+        counts |= {name: int(number) for name in _SETBACKS if (number := as_finite(row.get(name))) is not None}
         split = str(row.get("split", "train"))
         read = ((str(key), as_number(value)) for key, value in row.items() if key not in _NOT_CURVES)
         rows[split, step] = {key: number for key, number in read if number is not None}
@@ -94,7 +99,18 @@ def read_curves(directory: Path) -> Curves:
         {metric: tuple(series) for metric, series in by_metric.items()},
         unreadable.lines,
         int(last) if last is not None else None,
+        _sentence(*(counts[name] for name in _SETBACKS)),
     )
+
+
+def _sentence(skipped: int, rewinds: int, passed_over: int) -> str | None:
+    parts = []
+    if skipped:
+        parts.append(f"{skipped:,} bad step{'s' * (skipped > 1)} left out (loss or gradient not finite, or a spike)")
+    if rewinds:
+        times = "once" if rewinds == 1 else f"{rewinds:,} times"
+        parts.append(f"went back {times} to pass over the data of {passed_over:,} step{'s' * (passed_over > 1)}")
+    return f"Training: {'; '.join(parts)}." if parts else None
 
 
 def _rank(metric: str) -> tuple[int, str]:

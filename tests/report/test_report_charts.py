@@ -159,3 +159,19 @@ def test_noisy_lines_are_smoothed_over_their_points_and_smooth_ones_are_not(tmp_
 
 def test_no_log_gives_no_curves(tmp_path: Path) -> None:
     assert read_curves(tmp_path).metrics == {}
+
+
+def test_bad_steps_are_told_in_words_and_draw_no_curve(tmp_path: Path) -> None:
+    write_log(tmp_path, [
+        '{"step": 1, "split": "train", "loss": 3.0}',
+        '{"step": 2, "split": "train", "skipped_steps": 1}',
+        '{"step": 9, "split": "train", "loss": 2.0, "skipped_steps": 2, "passed_over_steps": 7, "rewinds": 1}',
+    ])  # fmt: skip
+    curves = read_curves(tmp_path)
+    assert list(curves.metrics) == ["loss"]
+    assert curves.setbacks == (
+        "Training: 2 bad steps left out (loss or gradient not finite, or a spike); "
+        "went back once to pass over the data of 7 steps."
+    )
+    write_log(tmp_path, ['{"step": 1, "split": "train", "loss": 3.0}'])
+    assert read_curves(tmp_path).setbacks is None
