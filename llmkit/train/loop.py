@@ -1,13 +1,14 @@
 """The training loop, the one that every stage uses.
 
     engine: device, threads and precision, as the stage's directory says or measured now
+    on many ranks: each has its part of the weights, of each batch, or of both
     step 0, or the step, weights, optimizer and source of the newest whole checkpoint
     for each step to come:
         seed every random generator from (seed, step)
         for each micro-batch of source.batches(step):
             sum, weight, metrics = objective.loss(model, micro-batch)
             backward(sum)
-        gradient = (sum of gradients) / (sum of weights), clipped
+        gradient = (sum of gradients) / (sum of weights), over all ranks, clipped
         not finite, or a spike: no update; too many of them: back to a checkpoint and past their data, or stop
         optimizers step at the learning rate of the step
         every log_every steps: a line of metrics
@@ -22,8 +23,9 @@ same bits. Time decides only when checkpoints are written.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +36,26 @@ from llmkit.errors import Interrupted
 from llmkit.store.files import remove_tree, replace_directory
 from llmkit.store.stage import Context
 from llmkit.train.averaging import evaluation_weights, with_evaluation_weights
-from llmkit.train.checkpoint import Checkpoints
+from llmkit.train.checkpoint import open_checkpoints
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import BatchSource, Objective
 from llmkit.train.engine import prepare_engine
 from llmkit.train.guard import Guard, RewindError
-from llmkit.train.metrics import MetricsLog
+from llmkit.train.metrics import MetricsLog, NoLines
 from llmkit.train.optimizer import build_optimizers, trainable_parameters
+from llmkit.train.parallel.placement import Draw, place, shared_engine
+from llmkit.train.parallel.whole import on_main
 from llmkit.train.progress import Recorder, Validation
 from llmkit.train.rounding import narrow_trained_weights
 from llmkit.train.seeding import seed_generators
-from llmkit.train.signals import StopRequest, stop_requests
-from llmkit.train.snapshot import Snapshots
+from llmkit.train.signals import StopRequest, elected, stop_requests
+from llmkit.train.snapshot import SaveModel, Snapshots
 from llmkit.train.step import DivergedError, Stepper
 from llmkit.train.trackers import open_trackers
 from llmkit.train.watchdog import watched
+from llmkit.train.world import ALONE, World
 
 __all__ = ["DivergedError", "TrainResult", "Validation", "train"]
-
-CHECKPOINT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,12 @@ def train(
     source: BatchSource,
     config: TrainConfig,
     context: Context,
-    save: Callable[[Path], None],
-    save_checkpoint: Callable[[Path], None] | None = None,
+    save: SaveModel,
+    save_checkpoint: SaveModel | None = None,
     validation: Validation | None = None,
     flops_per_token: float | None = None,
+    world: World = ALONE,
+    draw: Draw | None = None,
 ) -> TrainResult:
     """Train a model, or go on training it, and put the finished one at `context.directory / "model"`.
 
@@ -90,42 +95,46 @@ def train(
         source: on what.
         config: settings.
         context: the stage; `checkpoints/`, `metrics.jsonl`, `engine.json` and `model/` go to its directory.
-        save: writes the model as a Hugging Face directory to a path that does not exist yet; same weights, same bytes.
+        save: writes the model that it is given, as a Hugging Face directory, to a path that does not exist yet; same
+            weights, same bytes. What it is given is not always `model` itself: training goes on while checkpoints are
+            written.
         save_checkpoint: likewise for the `model/` of a checkpoint, such as the adapter alone; by default as `save`.
         validation: values by name ("loss", ...) of a model in evaluation mode, without gradients.
         flops_per_token: training FLOPs for each token that `LossOutput.tokens` counts, for the share of the device's
             matrix rate that is reported.
+        world: the ranks, all of which call this with their own part of the source.
+        draw: sets the weights of a model that is on "meta", once each rank has its part of them.
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; a checkpoint has been saved.
         DivergedError: loss or gradient is not finite, or spikes, in more steps than `spikes` allows.
         LLMKitError: a checkpoint cannot be written.
     """
-    engine = prepare_engine(config, model, context.directory, context.place("device"))
-    model.to(engine.device)
+    engine = shared_engine(world, lambda: prepare_engine(config, model, context.directory, context.place("device")))
     if engine.precision == "bf16-pure":
         narrow_trained_weights(model)
+    place(model, world, engine, reshard=config.parallel.reshard, draw=draw, where=context.place("parallel"))
     with engine.active():
         parameters = trainable_parameters(model)
         average = None if config.average is None else config.average.decay
         optimizers = build_optimizers(model, config.optimizer, engine.dtype, seed=context.seed, average=average)
-        write = with_evaluation_weights(save_checkpoint or save, optimizers)
-        guard = Guard(config.spikes, context.directory)
-        recorder = Recorder(config, context, engine, guard, flops_per_token)
-        checkpoints = Checkpoints(context.directory / "checkpoints", config.keep_checkpoints, config.spikes.reach)
-        snapshots = Snapshots(checkpoints, model, parameters, optimizers, source, recorder, write)
+        guard = Guard(config.spikes, context.directory, writes=world.is_main)
+        recorder = Recorder(config, context, engine, guard, flops_per_token, world)
+        checkpoints = open_checkpoints(config, context, world)
+        snapshots = Snapshots(checkpoints, model, parameters, optimizers, source, recorder, save_checkpoint or save)
         loop = _Loop(
             model=model,
             source=source,
             config=config,
             context=context,
-            save=with_evaluation_weights(save, optimizers),
+            save=with_evaluation_weights(on_main(partial(save, model), model, world), optimizers),
             validation=validation,
             recorder=recorder,
             snapshots=snapshots,
             start=snapshots.restore(context.name) or 0,
-            stepper=Stepper(model, objective, parameters, optimizers, config, context, engine, guard),
+            stepper=Stepper(model, objective, parameters, optimizers, config, context, engine, guard, world),
             guard=guard,
+            world=world,
         )
         return loop.run()
 
@@ -143,22 +152,30 @@ class _Loop:
     start: int
     stepper: Stepper
     guard: Guard
+    world: World
     beat: Callable[[str], None] = field(init=False)
 
     def run(self) -> TrainResult:
         """Everything from the step gone on from to the finished model."""
         seconds, directory = self.config.watchdog, self.context.directory
-        with stop_requests() as stop, watched(self.model, directory, seconds, rank=0) as self.beat:
-            while not self._attempt(stop):
-                self.start = self.snapshots.rewind(self.context.name)
+        with stop_requests() as stop, watched(self.model, directory, seconds, self.world.rank) as self.beat:
+            try:
+                while not self._attempt(stop):
+                    self.start = self.snapshots.rewind(self.context.name)
+            except Exception:
+                self.snapshots.checkpoints.let_finish()
+                raise
             self._finish()
-            self._leave_if_asked(stop.signal_name, self.config.steps)
+            asked, _ = self._agree(stop.votes(), False)
+            self._leave_if_asked(asked, self.config.steps)
         return TrainResult(self.config.steps, self.recorder.summary())
 
     def _attempt(self, stop: StopRequest) -> bool:
         """Train from `start` on to the end; False where bad steps are to be passed over first."""
-        trackers = open_trackers(self.config, self.context, self.start)
-        self.recorder.metrics = MetricsLog(self.context.directory, self.start, trackers)
+        self.recorder.metrics = NoLines()
+        if self.world.is_main:
+            trackers = open_trackers(self.config, self.context, self.start)
+            self.recorder.metrics = MetricsLog(self.context.directory, self.start, trackers)
         try:
             if not self.start and self.config.spikes.rewinds:
                 self.snapshots.save(0)
@@ -175,6 +192,7 @@ class _Loop:
 
     def _steps(self, stop: StopRequest, bar: Progress) -> None:
         steps, saved_at, recorder = self.config.steps, time.monotonic(), self.recorder
+        settings, checkpoints = self.config.checkpoints, self.snapshots.checkpoints
         for step in range(self.start, steps):
             began = time.monotonic()
             self.beat(f"step {step + 1}")
@@ -183,15 +201,17 @@ class _Loop:
             self.beat(f"what follows step {done}")
             if done % self.config.log_every == 0 or done == steps:
                 recorder.log(done)
+            measures: Mapping[str, float] = {}
             if self.validation is not None and (done % self.config.evaluation_interval == 0 or done == steps):
                 with evaluation_weights(self.stepper.optimizers):
-                    recorder.evaluate(done, self.model, self.validation)
+                    measures = recorder.evaluate(done, self.model, self.validation)
             recorder.totals.seconds += time.monotonic() - began
             bar.advance(note=recorder.note)
             # Read once: a signal that comes from here on is answered after the next step.
-            asked = stop.signal_name
-            if done == steps or asked or self._checkpoint_is_due(done, saved_at):
-                self.snapshots.save(done)
+            is_due = settings.is_due(done, time.monotonic() - saved_at) or checkpoints.is_best(measures)
+            asked, due = self._agree(stop.votes(), is_due)
+            if done == steps or asked or due:
+                self.snapshots.save(done, measures, wait=done == steps or bool(asked))
                 saved_at = time.monotonic()
             self._leave_if_asked(asked, done)
 
@@ -205,6 +225,19 @@ class _Loop:
         result = self.stepper.run(batches, step)
         self.recorder.count(result, waited, time.monotonic() - began)
 
+    def _agree(self, votes: list[float], due: bool) -> tuple[str | None, bool]:
+        """The signal that any rank has had, and whether any rank's clock says that a checkpoint is due.
+
+        Raises:
+            LLMKitError: a checkpoint could not be written in the background.
+        """
+        checkpoints = self.snapshots.checkpoints
+        said = self.world.gather([*votes, float(due), float(checkpoints.failed)])
+        *counts, clocks, failures = (sum(column) for column in zip(*said, strict=True))
+        if failures:
+            checkpoints.wait()
+        return elected(counts), bool(clocks)
+
     def _leave_if_asked(self, signal_name: str | None, done: int) -> None:
         if signal_name:
             raise Interrupted(
@@ -213,16 +246,14 @@ class _Loop:
                 signal_name,
             )
 
-    def _checkpoint_is_due(self, done: int, saved_at: float) -> bool:
-        if self.config.checkpoint_every is not None:
-            return done % self.config.checkpoint_every == 0
-        return time.monotonic() - saved_at >= CHECKPOINT_SECONDS
-
     def _finish(self) -> None:
         """Put the finished model in its place."""
         self.beat("the finished model")
         beside = self.context.directory / ".model.partial"
         place = self.context.directory / "model"
-        remove_tree(beside)
+        if self.world.is_main:
+            remove_tree(beside)
         self.save(beside)
-        replace_directory(beside, place)
+        if self.world.is_main:
+            replace_directory(beside, place)
+        self.world.barrier()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmkit.store.files import write_text_atomic
 from llmkit.train.contract import Number
+from llmkit.train.world import World
 
 FILE = "metrics.jsonl"
 
@@ -39,6 +40,18 @@ class Window:
         self._pending.clear()
         return {name: list(pair) for name, pair in self._totals.items()}
 
+    def merge(self, world: World) -> None:
+        """Bring the sums of all ranks together on rank 0; the others' start anew."""
+        if world.mesh is None:
+            return
+        totals: dict[str, tuple[float, float]] = {}
+        # Ranks of one tensor group have the same tokens.
+        for share in world.collect(self.totals())[:: world.sizes.tensor]:
+            for name, (total, weight) in share.items():
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = (before[0] + total, before[1] + weight)
+        self._totals = totals if world.is_main else {}
+
     def averages(self) -> dict[str, float]:
         """Average by name; values of no weight are left out."""
         return {name: total / weight for name, (total, weight) in self.totals().items() if weight}
@@ -52,6 +65,32 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """The run is over, or interrupted."""
+
+
+class Lines(Protocol):
+    """Where a run's lines go."""
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Write one line."""
+
+    def sync(self) -> None:
+        """Make the lines written so far durable."""
+
+    def close(self) -> None:
+        """The run is over, or interrupted."""
+
+
+class NoLines:
+    """Nowhere: the lines are another rank's."""
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 class MetricsLog:

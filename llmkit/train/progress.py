@@ -13,10 +13,11 @@ from llmkit.store.stage import Context
 from llmkit.train.config import TrainConfig
 from llmkit.train.engine import Engine
 from llmkit.train.guard import Guard
-from llmkit.train.metrics import MetricsLog, Window
+from llmkit.train.metrics import Lines, Window
 from llmkit.train.schedule import learning_rate
 from llmkit.train.seeding import seed_generators
 from llmkit.train.step import StepResult
+from llmkit.train.world import ALONE, World
 
 _NO_RESULTS = ("lr", "tokens", "seconds", "skipped_steps", "passed_over_steps", "rewinds")
 Validation = Callable[[nn.Module], Mapping[str, float]]
@@ -40,19 +41,26 @@ class Recorder:
         engine: whose matrix rate throughput is compared with.
         guard: knows which steps were left out.
         flops_per_token: training FLOPs for each token; None where they are not known.
+        world: the ranks; what is told is of all of them, by rank 0.
 
     Attributes:
         metrics: where lines go; set before the first line is written.
         note: what the progress bar says.
     """
 
-    metrics: MetricsLog
+    metrics: Lines
 
     def __init__(
-        self, config: TrainConfig, context: Context, engine: Engine, guard: Guard, flops_per_token: float | None
+        self,
+        config: TrainConfig,
+        context: Context,
+        engine: Engine,
+        guard: Guard,
+        flops_per_token: float | None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.context, self.engine, self.guard = config, context, engine, guard
-        self.flops_per_token = flops_per_token
+        self.flops_per_token, self.world = flops_per_token, world
         self.totals = Totals()
         self.window = Window()
         self.note = ""
@@ -67,12 +75,15 @@ class Recorder:
         """
         self.totals.tokens += result.tokens
         if result.updated:
-            if not any("loss" in output.metrics for output in result.outputs):
-                self.window.add("loss", result.loss, result.weight)
-            self.window.add("grad_norm", result.norm)
             for output in result.outputs:
                 for name, (total, units) in output.metrics.items():
                     self.window.add(name, total, units)
+        if not self.world.is_main:
+            return
+        if result.updated:
+            if not any("loss" in output.metrics for output in result.outputs):
+                self.window.add("loss", result.loss, result.weight)
+            self.window.add("grad_norm", result.norm)
         self.window.add("data_seconds", waited)
         if not result.compiled:
             self.window.add("step_tokens", float(result.tokens))
@@ -80,6 +91,7 @@ class Recorder:
 
     def log(self, done: int) -> None:
         """Write a line with the averages since the last one."""
+        self.window.merge(self.world)
         averages = self.window.averages()
         step_tokens, step_seconds = averages.pop("step_tokens", 0.0), averages.pop("step_seconds", 0.0)
         values = {
@@ -94,18 +106,19 @@ class Recorder:
             speed = values["tokens_per_second"] = step_tokens / step_seconds
             self.note += f", {speed:,.0f} tokens/s"
             if self.flops_per_token is not None:
-                values["utilization"] = speed * self.flops_per_token / self.engine.matrix_rate
+                values["utilization"] = speed * self.flops_per_token / (self.engine.matrix_rate * self.world.size)
                 self.note += f", {values['utilization']:.0%} of the matrix rate"
         self._write(done, "train", values)
         self.window = Window()
 
-    def evaluate(self, done: int, model: nn.Module, validation: Validation) -> None:
-        """Measure the model on held-out data and write a line of it."""
+    def evaluate(self, done: int, model: nn.Module, validation: Validation) -> dict[str, float]:
+        """Measure the model on held-out data, write a line of it, and return it."""
         seed_generators(self.context.seed, "validation")
         model.eval()
         with torch.no_grad(), self.engine.autocast():
             values = dict(validation(model))
         self._write(done, "validation", values)
+        return values
 
     def _write(self, done: int, split: str, values: Mapping[str, float]) -> None:
         self.metrics.write(done, split, values)

@@ -21,9 +21,13 @@ from llmkit.train.contract import LossOutput, Objective
 from llmkit.train.engine import Engine
 from llmkit.train.guard import Guard, Passage, RewindError
 from llmkit.train.optimizer import Named, set_learning_rate
+from llmkit.train.parallel.data import make_passes
+from llmkit.train.parallel.gradients import counted_square
 from llmkit.train.recompute import recompute_activations
+from llmkit.train.rounding import local
 from llmkit.train.schedule import learning_rate
 from llmkit.train.seeding import seed_generators
+from llmkit.train.world import ALONE, World
 
 
 class DivergedError(LLMKitError):
@@ -37,23 +41,20 @@ class StepResult:
     Args:
         loss: summed over the step.
         weight: units that it was summed over.
+        tokens: that went through the model.
         norm: of the gradient, before clipping.
-        outputs: of the micro-batches.
+        outputs: of this rank's micro-batches; everything else is of all ranks.
         compiled: whether compilation took part of the time.
         updated: whether the weights were updated; not after a bad step.
     """
 
     loss: float
     weight: float
+    tokens: int
     norm: float
     outputs: Sequence[LossOutput]
     compiled: bool
     updated: bool
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that went through the model."""
-        return sum(output.tokens for output in self.outputs)
 
 
 class Stepper:
@@ -68,6 +69,7 @@ class Stepper:
         context: the stage.
         engine: what is computed on, and how.
         guard: judges each step before its update.
+        world: the ranks.
     """
 
     def __init__(
@@ -80,13 +82,15 @@ class Stepper:
         context: Context,
         engine: Engine,
         guard: Guard,
+        world: World = ALONE,
     ) -> None:
-        self.model, self.objective = model, objective
+        self.model, self.world = model, world
         self.parameters, self.optimizers = parameters, optimizers
         self.config, self.context, self.engine = config, context, engine
         self.guard = guard
         recompute_activations(model, config)
         self._untested = compile_blocks(model) if config.compile else []
+        self._forward = make_passes(model, objective, world)
 
     def run(self, batches: Sequence[Any], step: int) -> StepResult:
         """Make a step from its micro-batches.
@@ -97,13 +101,13 @@ class Stepper:
         """
         compiled = bool(self._untested)
         outputs = self._gradients(batches, step)
-        loss, weight, norm = self._scale_gradients(outputs, step)
+        loss, weight, tokens, norm = self._scale_gradients(outputs, step)
         updated = self._passes_judgement(step, loss / weight, norm)
         if updated:
             self._update(step)
         else:
             self.model.zero_grad(set_to_none=True)
-        return StepResult(loss, weight, norm, outputs, compiled, updated)
+        return StepResult(loss, weight, tokens, norm, outputs, compiled, updated)
 
     def _passes_judgement(self, step: int, loss: float, norm: float) -> bool:
         verdict = self.guard.judge(step, loss, norm)
@@ -143,36 +147,53 @@ class Stepper:
         return outputs
 
     def _passes(self, batches: Sequence[Any], step: int) -> list[LossOutput]:
-        seed_generators(self.context.seed, "model", step)
+        seed_generators(self.context.seed, "model", step, *self.world.stream)
         self.model.train()
-        return [self._backward(batch) for batch in batches]
+        outputs = []
+        for number, batch in enumerate(batches):
+            with self._forward.micro_batch(last=number == len(batches) - 1):
+                outputs.append(self._backward(batch))
+        return outputs
 
     def _backward(self, batch: Any) -> LossOutput:
         with self.engine.autocast():
-            output = self.objective.loss(self.model, batch)
+            output = self._forward.loss(batch)
         output.sum.backward()
         return output._replace(sum=output.sum.detach())
 
-    def _scale_gradients(self, outputs: Sequence[LossOutput], step: int) -> tuple[float, float, float]:
+    def _scale_gradients(self, outputs: Sequence[LossOutput], step: int) -> tuple[float, float, int, float]:
         """Divide the gradients by the weight and clip them.
 
         Returns:
-            summed loss, weight, and norm of the gradient before clipping.
+            summed loss, weight and tokens of all ranks, and norm of the gradient before clipping.
         """
         gradients = [parameter.grad for _, parameter in self.parameters if parameter.grad is not None]
-        weight = float(sum(output.weight for output in outputs))
+        loss, weight, tokens, norm = self._sums(outputs, gradients)
         if not weight or not gradients:
             raise DivergedError(
                 f"step {step + 1:,} has nothing to learn from: no token or example of its batch counts.",
                 where=self.context.where,
                 hint="Look at the data and its loss masks (`llmkit inspect`).",
             )
-        total: Tensor = torch.nn.utils.get_total_norm(gradients) / weight
-        norm, loss = torch.stack([total, sum(output.sum.float() for output in outputs)]).tolist()  # type: ignore[list-item]
         clip = self.config.clip_norm
         scale = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
         torch._foreach_mul_(gradients, scale / weight)
-        return loss, weight, norm
+        return loss, weight, tokens, norm
+
+    def _sums(self, outputs: Sequence[LossOutput], gradients: list[Tensor]) -> tuple[float, float, int, float]:
+        """Loss, weight, tokens, and the norm of the gradient of loss by weight, over all ranks."""
+        weight, tokens = float(sum(output.weight for output in outputs)), sum(output.tokens for output in outputs)
+        total = sum(output.sum.float() for output in outputs)
+        assert isinstance(total, Tensor)
+        if self.world.mesh is None:
+            if not gradients or not weight:
+                return float(total), weight, tokens, 0.0
+            norm, loss = torch.stack([torch.nn.utils.get_total_norm(gradients) / weight, total]).tolist()
+            return loss, weight, tokens, norm
+        shares = self.world.gather([float(total), weight, tokens, counted_square(gradients, self.world)])
+        loss, weight, count, _ = (sum(column) for column in zip(*self.world.distinct(shares), strict=True))
+        square = sum(share[3] for share in shares)
+        return loss, weight, int(count), math.sqrt(square) / weight if weight else 0.0
 
     def _diverged(self, step: int, loss: float, norm: float, reason: str) -> DivergedError:
         tried = self.guard.attempts()
@@ -183,7 +204,7 @@ class Stepper:
                 hint="Lower `optimizer.lr`, or allow more with `spikes.threshold`, `spikes.skips` or `spikes.rewinds`. "
                 "Checkpoints before this step are untouched.",
             )
-        bad = [name for name, p in self.parameters if p.grad is not None and not p.grad.isfinite().all()]
+        bad = [name for name, p in self.parameters if p.grad is not None and not local(p.grad).isfinite().all()]
         where = f", first in `{bad[0]}` and in {len(bad):,} of {len(self.parameters):,} parameters" if bad else ""
         return DivergedError(
             f"step {step + 1:,} is not finite: loss {loss:.4g}, gradient norm {norm:.4g}{where}{tried}.",

@@ -24,7 +24,6 @@ class World:
 
     Args:
         rank, size: its number, and how many there are.
-        local_rank, local_size: the same on its machine.
         sizes: of the mesh.
         mesh: with the dimensions "replicate", "shard", "context" and "tensor", all of them there; None when alone.
         place: the rank's coordinate in each dimension.
@@ -32,8 +31,6 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
     sizes: MeshSizes = MeshSizes()
     mesh: DeviceMesh | None = None
     place: Mapping[str, int] = field(default_factory=dict)
@@ -58,6 +55,16 @@ class World:
         """The rank's rows."""
         return Part(self.data_rank, self.data_ranks)
 
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """What seeds of random numbers in the model add to the step's: ranks with the same tokens draw the same."""
+        context = self.place.get("context", 0)
+        return () if self.mesh is None else (self.data_rank, context)
+
+    def distinct(self, shares: list[list[float]]) -> list[list[float]]:
+        """Of what each rank gave, one of every tensor group, whose ranks have the same tokens."""
+        return shares[:: self.sizes.tensor]
+
     def gather(self, values: Sequence[float]) -> list[list[float]]:
         """Each rank's numbers, by rank: as many from every one."""
         if self.mesh is None:
@@ -74,12 +81,22 @@ class World:
         """
         if self.mesh is None:
             return list(values)
-        # Neighbours in the mesh are the ranks of one tensor group.
-        return [sum(each) for each in zip(*self.gather(values)[:: self.sizes.tensor], strict=True)]
+        return [sum(each) for each in zip(*self.distinct(self.gather(values)), strict=True)]
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""
         return any(value for (value,) in self.gather([float(flag)]))
+
+    def collect(self, value: Any) -> list[Any]:
+        """Each rank's JSON value, by rank."""
+        if self.mesh is None:
+            return [value]
+        text = json.dumps(value).encode()
+        longest = int(max(length for (length,) in self.gather([len(text)])))
+        mine = torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(found, mine)
+        return [json.loads(bytes(each.numpy())) for each in found]
 
     def share(self, value: Any = None) -> Any:
         """What rank 0 gives: a JSON value, on every rank. What the others give is not looked at."""
@@ -100,15 +117,12 @@ class World:
 ALONE = World()
 
 
-def open_world(
-    parallel: ParallelConfig, device: str, *, local_rank: int = 0, local_size: int = 1, where: str | None = None
-) -> World:
+def open_world(parallel: ParallelConfig, device: str, where: str | None = None) -> World:
     """The ranks of the process group that this process has joined, as a mesh; of one process where it has joined none.
 
     Args:
         parallel: the mesh's shape.
         device: "cpu" or "cuda".
-        local_rank, local_size: of this machine's ranks.
         where: place of the settings, for messages.
 
     Raises:
@@ -122,4 +136,4 @@ def open_world(
     coordinate = mesh.get_coordinate()
     assert coordinate is not None
     place = dict(zip(sizes._fields, coordinate, strict=True))
-    return World(dist.get_rank(), size, local_rank, local_size, sizes, mesh, place)
+    return World(dist.get_rank(), size, sizes, mesh, place)

@@ -76,6 +76,11 @@ class ParallelConfig(Config):
         """A number that the number of data ranks is a multiple of, whatever is started."""
         return self.shard * (1 if self.replicate == "auto" else self.replicate)
 
+    @property
+    def fewest_ranks(self) -> int:
+        """The smallest number of ranks that these settings are for."""
+        return self.known_data_ranks * self.context * self.tensor
+
     def check(self, batch_size: int) -> Iterator[Finding]:
         """Whether a batch can be divided, as far as that is known before ranks are started."""
         yield from indivisible(batch_size, self.known_data_ranks)
