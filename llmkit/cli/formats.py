@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,6 +38,10 @@ SourceArgument = Annotated[
     str, typer.Argument(help="A model directory, a stage's directory, a GGUF file, or hf:owner/name.")
 ]
 DtypeOption = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; as stored by default.")]
+AverageOption = Annotated[
+    list[str] | None,
+    typer.Option(help="hf: a further model whose weights are averaged with the source's; give it for each one."),
+]
 AdapterOption = Annotated[Path | None, typer.Option(help="An adapter's directory, merged into the weights.")]
 
 
@@ -60,6 +65,7 @@ def export_model(
     number_type: Annotated[NumberType | None, typer.Option("--type", "-t", help="gguf: type of the matrices.")] = None,
     dtype: DtypeOption = None,
     adapter: AdapterOption = None,
+    average: AverageOption = None,
     pre_tokenizer: Annotated[
         str | None,
         typer.Option(help="gguf: how llama.cpp is to cut texts, where it knows no way that is the tokenizer's own."),
@@ -67,13 +73,16 @@ def export_model(
 ) -> None:
     """Hand a model back in a format that other tools open.
 
-    A GGUF file for llama.cpp, with tokenizer and chat template; or a Hugging Face directory, adapters merged.
+    A GGUF file for llama.cpp, with tokenizer and chat template; or a Hugging Face directory, adapters merged, and
+    averaged with other models such as earlier checkpoints of the same run.
     """
     if form is Format.HF:
         if number_type is not None or pre_tokenizer is not None:
             raise ConfigError("--type and --pre-tokenizer are of GGUF files.", hint="Use --dtype, or --format gguf.")
-        write_directory(source, target, dtype=dtype, adapter=adapter)
+        write_directory(source, target, dtype=dtype, adapter=adapter, average=average or ())
     else:
+        if average:
+            raise ConfigError("--average is of directories.", hint="Write one with --format hf, and export that.")
         if dtype is not None:
             raise ConfigError("--dtype is of directories.", hint="The type of a GGUF file's matrices is --type.")
         kind = number_type or NumberType.F16
@@ -81,17 +90,35 @@ def export_model(
     say(f"{target}: written.")
 
 
-def write_directory(source: str, directory: Path, *, dtype: str | None = None, adapter: Path | None = None) -> None:
+def write_directory(
+    source: str,
+    directory: Path,
+    *,
+    dtype: str | None = None,
+    adapter: Path | None = None,
+    average: Sequence[str] = (),
+) -> None:
     """Write a model of any format as a Hugging Face directory, put in place once it is whole.
+
+    Args:
+        source: what `llmkit.load` opens.
+        directory: where to.
+        dtype: "fp32", "bf16" or "fp16"; by default as stored.
+        adapter: of PEFT's format, merged first.
+        average: further models; what is written has the mean of their weights and the source's.
 
     Raises:
         LLMKitError: the model cannot be opened, or the directory is there and not empty.
     """
+    from llmkit.model.averaging import average_weights
     from llmkit.model.save import save_model
 
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ArtifactError("there is something here already.", where=str(directory), hint="Name a new directory.")
+    if average and adapter is not None:
+        raise ConfigError("models with an adapter are not averaged.", hint="Merge it first: llmkit export --adapter.")
     model, tokenizer = _open(source, dtype, adapter)
+    average_weights(model, average, lambda other: _open(other, dtype, None)[0])
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Models that are averages: of the weights over training, and of several finished ones."""
+"""What a model is evaluated and saved with, where that is an average of its weights over training."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import llmkit
@@ -66,6 +67,27 @@ def test_a_directory_is_written_in_another_dtype(source: Path, tmp_path: Path) -
     assert {"model.safetensors", "tokenizer.json", "generation_config.json"} <= {path.name for path in target.iterdir()}
     code, output = run("import", source, target)
     assert code == 2 and "something here already" in output
+
+
+def test_models_are_averaged(source: Path, tmp_path: Path) -> None:
+    start = llmkit.load(str(source), device="cpu").model
+    folders = [source]
+    for seed in (1, 2):
+        folders.append(tmp_path / str(seed))
+        save_model(build(start.config, seed=seed), folders[-1])
+    options = ("--average", folders[1], "--average", folders[2])
+    assert run("export", source, tmp_path / "mean", "--format", "hf", *options)[0] == 0
+    stored = [load_file(folder / "model.safetensors") for folder in (*folders, tmp_path / "mean")]
+    for name, mean in stored[-1].items():
+        expected = sum(each[name].double() for each in stored[:3]) / 3
+        torch.testing.assert_close(mean.double(), expected, rtol=1e-5, atol=1e-8)
+    assert (tmp_path / "mean" / "tokenizer.json").is_file()
+    other = ModelSpec(family="llama", layers=1, width=32, heads=4, context=64).resolve(300, pad_id=None)
+    save_model(build(other, seed=0), tmp_path / "other")
+    code, output = run("export", source, tmp_path / "bad", "--format", "hf", "--average", tmp_path / "other")
+    assert code == 2 and "another architecture" in output
+    code, output = run("export", source, tmp_path / "model.gguf", "--average", folders[1])
+    assert code == 2 and "--average is of directories" in output
 
 
 def test_pickled_weights_come_in(source: Path, tmp_path: Path) -> None:
