@@ -86,6 +86,9 @@ class Attention(nn.Module):
         """[B, L, W] to [B, L, W]."""
         query, key, value = self.project(x_BLW)
         scoring = self.scoring()
+        if visibility.documents is not None:
+            apart = _attend_apart(query, key, value, visibility, scoring, visibility.documents)
+            return self.output(apart)  # type: ignore[no-any-return]
         if _is_short(query, key, visibility, scoring):
             short = short_attention(
                 query, key, value, visibility.rotation, scale=scoring.scale, causal=visibility.causal
@@ -117,18 +120,19 @@ class Attention(nn.Module):
 
 def _is_short(query: Tensor, key: Tensor, visibility: Visibility, scoring: Scoring) -> bool:
     """Whether `short_attention` computes all of it."""
-    if visibility.documents is not None:
-        return False
-    if visibility.mask is not None or scoring.softcap is not None or scoring.sinks is not None or scoring.dropout:
+    if (
+        visibility.mask is not None
+        or visibility.documents is not None
+        or scoring.softcap is not None
+        or scoring.sinks is not None
+        or scoring.dropout
+    ):
         return False
     return (visibility.window is None or query.shape[1] <= visibility.window) and fits(query, key)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scoring: Scoring) -> Tensor:
     """Scaled dot-product attention: [B, H, L, D] over [B, K, S, D] gives [B, H, L, D]."""
-    if visibility.documents is not None:
-        apart: Tensor = _attend_apart(query, key, value, visibility, scoring, visibility.documents)
-        return apart
     window, length = visibility.window, query.shape[2]
     if window is not None and length > window:
         return _attend_in_windows(query, key, value, visibility, scoring, window)
@@ -159,40 +163,63 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, caus
 def _attend_apart(
     query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scoring: Scoring, documents: Documents
 ) -> Tensor:
-    """Each document by itself; rows of [B, H, L, D] are cut into documents and put together again."""
-    parts = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
+    """Each document by itself, its positions from 0 on: [B, L, H, D] over [B, L, K, D], not yet rotated, gives
+    [B, L, H x D]."""
     variable = _variable_length(query, scoring)
     if variable is not None:
-        window = -1 if visibility.window is None else visibility.window
-        mixed_THD = variable(
-            *parts,
-            documents.ends,
-            documents.ends,
-            documents.longest,
-            documents.longest,
-            scale=scoring.scale,
-            window_size=(max(window - 1, -1), 0) if visibility.causal else (window, window),
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-    else:
-        gathered = [documents.gather(part) for part in parts]
-        mixed = []
-        for group in documents.groups:
-            queries, keys, values = (group.of(part) for part in gathered)
-            # Under a causal mask no token sees the padding on its right.
-            alone = replace(visibility, documents=None, mask=None if visibility.causal else group.real)
-            if _is_short(queries, keys, alone, scoring):
-                found = short_attention(queries, keys, values, None, scale=scoring.scale, causal=visibility.causal)
-                mixed.append(found.view(-1, *parts[0].shape[1:]))
-                continue
+        return _attend_by_ends(variable, query, key, value, visibility, scoring, documents)
+    gathered = [documents.gather(part.flatten(0, 1)) for part in (query, key, value)]
+    mixed = []
+    for group in documents.groups:
+        queries, keys, values = (group.of(part) for part in gathered)
+        rotation = visibility.rotation
+        if rotation is not None:
+            rotation = rotation[0][..., : group.length, :, :], rotation[1][..., : group.length, :, :]
+        # Under a causal mask no token sees the padding on its right.
+        alone = replace(visibility, documents=None, mask=None if visibility.causal else group.real)
+        if _is_short(queries, keys, alone, scoring):
+            found = short_attention(queries, keys, values, rotation, scale=scoring.scale, causal=visibility.causal)
+        else:
+            if rotation is not None:
+                queries, keys = rotate(queries, *rotation), rotate(keys, *rotation)
             queries, keys, values = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
-            mixed.append(attend(queries, keys, values, alone, scoring).transpose(1, 2).flatten(0, 1))
-        mixed_THD = documents.scatter(torch.cat(mixed))
-    return mixed_THD.view(len(query), -1, *mixed_THD.shape[1:]).transpose(1, 2)
+            found = attend(queries, keys, values, alone, scoring).transpose(1, 2).flatten(2)
+        mixed.append(found.flatten(0, 1))
+    return documents.scatter(torch.cat(mixed)).view(*query.shape[:2], -1)
+
+
+def _attend_by_ends(
+    kernel: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    scoring: Scoring,
+    documents: Documents,
+) -> Tensor:
+    """`_attend_apart` by a kernel that is told where documents end."""
+    if visibility.rotation is not None:
+        # Only differences of positions count: they need not begin anew.
+        query, key = rotate(query, *visibility.rotation), rotate(key, *visibility.rotation)
+    window, ends, longest = visibility.window, documents.ends, documents.longest
+    sides = (-1, 0 if visibility.causal else -1) if window is None else (window, window)
+    if visibility.causal and window is not None:
+        sides = (window - 1, 0)
+    mixed = kernel(
+        *(part.flatten(0, 1) for part in (query, key, value)),
+        ends,
+        ends,
+        longest,
+        longest,
+        scale=scoring.scale,
+        window_size=sides,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return mixed.view(*query.shape[:2], -1)
 
 
 def _variable_length(query: Tensor, scoring: Scoring) -> Callable[..., Tensor] | None:
-    """The kernel that takes sequences of different lengths behind one another, where it is there and computes this."""
+    """The kernel for sequences of different lengths behind one another, where it is there and computes this."""
     plain = scoring.softcap is None and scoring.sinks is None and not scoring.dropout
     half = query.dtype in (torch.bfloat16, torch.float16)
     if query.device.type != "cuda" or not plain or not half or query.shape[3] > 256:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmkit.model import fast_norm
 from llmkit.model.attention import Attention, Visibility
 from llmkit.model.config import ModelConfig
 from llmkit.model.documents import Documents
@@ -82,9 +83,9 @@ class Block(nn.Module):
         if self.after_sum:
             x_BLW = _apply(self.attention_norm, x_BLW + self.dropout(self.attention(x_BLW.to(dtype), visibility)))
             return _apply(self.mlp_norm, x_BLW + self.dropout(self._transform(x_BLW.to(dtype), routing)))
-        mixed = self.attention(_apply(self.attention_norm, x_BLW).to(dtype), visibility)
+        mixed = self.attention(_branch(self.attention_norm, x_BLW, dtype), visibility)
         attended = x_BLW + self.dropout(_apply(self.attention_output_norm, mixed))
-        inner_BLW = _apply(self.mlp_norm, x_BLW if self.parallel else attended).to(dtype)
+        inner_BLW = _branch(self.mlp_norm, x_BLW if self.parallel else attended, dtype)
         transformed = self._transform(inner_BLW, routing)
         summed: Tensor = attended + self.dropout(_apply(self.mlp_output_norm, transformed))
         return summed
@@ -97,6 +98,13 @@ class Block(nn.Module):
 def _apply(norm: nn.Module | None, x: Tensor) -> Tensor:
     normed: Tensor = x if norm is None else norm(x)
     return normed
+
+
+def _branch(norm: nn.Module | None, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a branch takes from the residual stream: normalised, in the precision of its products."""
+    if norm is not None and fast_norm.fits(norm, x, dtype):
+        return fast_norm.fast_rms_norm(x, norm.weight, norm.eps)
+    return _apply(norm, x).to(dtype)
 
 
 class Transformer(nn.Module):
@@ -178,8 +186,8 @@ class Transformer(nn.Module):
         Args:
             input_ids, attention_mask, token_type_ids: as for `forward`.
             positions: int [B, L], each token's place in its sequence; by default 0, 1, 2, ...
-            documents: several documents in a row, which do not see each other; learned positions begin anew in each.
-                Rotary ones count on, which only their differences enter. Takes the place of `attention_mask`.
+            documents: several documents in a row, each as if it stood in a row of its own; in place of
+                `attention_mask` and `positions`.
             routing: takes the router's scores [B, L, E] of each layer with experts, for `load_balancing_loss`.
         """
         if positions is None:
