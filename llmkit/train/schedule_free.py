@@ -29,6 +29,8 @@ class ScheduleFree(UpdateRule):
         keeping: how weights and state are kept.
     """
 
+    wide = True
+
     def __init__(
         self,
         params: Iterable[Any],

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from llmkit.train.rounding import join_, local, places, random_bits, round_stochastically, split
 
-BUCKET = 1 << 23
+BUCKET = 1 << 22
 """Elements whose wide or moved copies are in memory at once."""
 
 COUNT, COMPENSATION, AVERAGE, AVERAGED = "roundings", "compensation", "average", "averaged"
@@ -60,6 +60,7 @@ class UpdateRule(Optimizer):
     """
 
     whole: ClassVar[bool] = False
+    wide: ClassVar[bool] = False
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any], keeping: Keeping = PLAIN) -> None:
         super().__init__(params, defaults)
@@ -77,7 +78,7 @@ class UpdateRule(Optimizer):
 
     def batches(self, members: list[int], parameters: list[Tensor]) -> Iterator[list[int]]:
         """Members (indices of parameters) that are updated together: all, or as many as fit the memory of copies."""
-        if not self._copies(parameters):
+        if not self._in_parts(parameters):
             yield members
             return
         batch: list[int] = []
@@ -115,9 +116,9 @@ class UpdateRule(Optimizer):
         state: dict[str, Tensor] = self.state[parameter]
         return state.get(AVERAGE)
 
-    def _copies(self, parameters: list[Tensor]) -> bool:
+    def _in_parts(self, parameters: list[Tensor]) -> bool:
         keeping = self.keeping
-        return keeping.offload or keeping.narrow_state or any(p.dtype.itemsize < 4 for p in parameters)
+        return self.wide or keeping.offload or keeping.narrow_state or any(p.dtype.itemsize < 4 for p in parameters)
 
     def _update(self, group: dict[str, Any], parameters: list[Tensor], names: list[str]) -> None:
         dtypes = [torch.promote_types(parameter.dtype, torch.float32) for parameter in parameters]

@@ -137,7 +137,7 @@ def train(model: nn.Module, steps: int, seed: int = 0, average: float | None = N
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 
