@@ -66,7 +66,7 @@ class TokenWindows:
         if length < (3 if masked else 1):
             raise ValueError(f"windows of {length} tokens")
         self._padding: int = next((special[name] for name in ("pad_id", "eos_id") if special.get(name) is not None), 0)
-        self._stride = length - 2 if masked else length
+        self._stride = self._stride_of(length)
         # The first token of a causal stream is no target: nothing stands before it.
         self.targets = self.shards.tokens - (0 if masked else 1)
         """Tokens of the split that are predicted (causal) or can be chosen for it (masked) in one pass."""
@@ -89,7 +89,38 @@ class TokenWindows:
         Raises:
             IndexError: there is no such window.
         """
-        return self._framed(self.shards.gather(indices * self._stride, self._stride + (not self.masked)))
+        return self.read_at(indices * self._stride, self.length)
+
+    def pieces(self, length: int) -> int:
+        """How many windows of another length go into one, end to end."""
+        return self._stride // self._stride_of(length)
+
+    def starts(self, indices: NDArray[np.int64], pieces: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Where in the stream windows of another length begin, [n]: each a piece, from 0, of a full window, [n]."""
+        return indices * self._stride + pieces * self._stride_of(length)
+
+    def read_at(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Windows of any length.
+
+        Args:
+            starts: where in the stream they begin, [n].
+            length: tokens of a window, as the model gets them.
+
+        Returns:
+            ids [n, length + 1] (causal) or [n, length] (masked).
+        """
+        return self._framed(self.shards.gather(starts, self._stride_of(length) + (not self.masked)))
+
+    def borders(self, starts: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where documents begin inside the windows that `read_at` gives: numbers of rows, and places in them.
+
+        What frames a masked window belongs to its first and its last document.
+        """
+        rows, places = self.shards.borders(starts, self._stride_of(length) + (not self.masked))
+        return rows, places + self.masked
+
+    def _stride_of(self, length: int) -> int:
+        return length - 2 if self.masked else length
 
     def in_order(self, batch: int) -> Iterator[OrderedBatch]:
         """The whole split from first to last window, the partial one at the end included.

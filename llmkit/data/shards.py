@@ -184,6 +184,31 @@ class TokenShards:
                 shard += 1
         return out
 
+    def borders(self, starts: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where documents begin inside pieces of the stream, each of `count` tokens.
+
+        Args:
+            starts: position of the first token of each piece, [n].
+
+        Returns:
+            for each document that begins behind the first token of a piece: number of the piece, and place in it.
+        """
+        rows, places = [], []
+        for row, start in enumerate(starts.tolist()):
+            shard = int(np.searchsorted(self._token_starts, start, side="right")) - 1
+            while shard < len(self._shards) and self._token_starts[shard] < start + count:
+                base, ends = int(self._token_starts[shard]), self._ends[shard]
+                first = np.searchsorted(ends, np.uint64(max(0, start + 1 - base)))
+                last = np.searchsorted(ends, np.uint64(max(0, start + count - base)))
+                # The last one is the end of the shard: where it is none of the stream's, the next shard begins there.
+                found = np.unique(ends[first : min(int(last), ends.size - 1)].astype(np.int64)) + (base - start)
+                rows.append(np.full(found.size, row, dtype=np.int64))
+                places.append(found)
+                shard += 1
+        if not rows:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.concatenate(rows), np.concatenate(places)
+
     def document(self, index: int) -> NDArray[np.int64]:
         """Ids of one document, the separator included, [tokens].
 

@@ -4,10 +4,13 @@ import json
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmkit.data.shards import ShardWriter, TokenShards, token_dtype
 from llmkit.errors import ArtifactError, DataError
@@ -160,3 +163,19 @@ def test_positions_outside_are_refused(tmp_path: Path) -> None:
     for index in (-1, 5):
         with pytest.raises(IndexError):
             shards.document(index)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=20), st.integers(1, 9), st.integers(1, 12))
+def test_borders_are_where_documents_begin(lengths: list[int], shard_tokens: int, count: int) -> None:
+    total = sum(lengths)
+    with TemporaryDirectory() as folder:
+        with ShardWriter(Path(folder) / "train", {"digest": "x", "vocab_size": 9}, None, shard_tokens) as writer:
+            for length in lengths:
+                writer.write([1] * length, 0)
+        shards = TokenShards(Path(folder), "train")
+        starts = np.arange(max(0, total - count + 1))
+        rows, places = shards.borders(starts, count)
+    begins = set(np.cumsum([0, *lengths]).tolist()) - {total}
+    expected = [(s, b - s) for s in starts.tolist() for b in sorted(begins) if s < b < s + count]
+    assert list(zip(rows.tolist(), places.tolist(), strict=True)) == expected
