@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llmkit.data.loader import EpochSampler, TokenWindows
 from llmkit.pretrain.masking import Masking
-from llmkit.train.contract import StatelessSource
+from llmkit.train.contract import WHOLE, Part, StatelessSource
 
 
 class Batch(NamedTuple):
@@ -78,6 +78,15 @@ def _real(ids: Tensor, lengths: NDArray[np.int64]) -> Tensor:
     return torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
 
 
+def take_rows(batch: Batch, rows: slice) -> Batch:
+    """Some sequences of a masked batch of full length."""
+    assert batch.positions is not None
+    length = batch.input_ids.shape[1]
+    begin, end = rows.start * length, rows.stop * length
+    inside = (batch.positions >= begin) & (batch.positions < end)
+    return Batch(batch.input_ids[rows], batch.targets[inside], batch.positions[inside] - begin)
+
+
 def split_batch(batch: Batch, rows: int) -> list[Batch]:
     """A batch of sequences of full length as micro-batches of `rows` sequences."""
     length = batch.input_ids.shape[1]
@@ -102,20 +111,33 @@ class WindowSource(StatelessSource):
         micro_batch_size: sequences of a micro-batch.
         seed: seed of the stage.
         masking: hides tokens, for the masked objective.
+        part: this rank's rows of each batch.
     """
 
     def __init__(
-        self, windows: TokenWindows, *, batch_size: int, micro_batch_size: int, seed: int, masking: Masking | None
+        self,
+        windows: TokenWindows,
+        *,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        masking: Masking | None,
+        part: Part = WHOLE,
     ) -> None:
         self._windows = windows
         self._sampler = EpochSampler(len(windows), batch_size, seed)
-        self._micro_batch_size = micro_batch_size
+        self._micro_batch_size, self._part = micro_batch_size, part
         self._masking = masking
 
     def batches(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
-        tokens = self._windows.read(self._sampler.indices(step))
-        batch = causal_batch(tokens) if self._masking is None else masked_batch(tokens, self._masking, "train", step)
+        indices = self._sampler.indices(step)
+        rows = self._part.rows(len(indices))
+        if self._masking is None:
+            batch = causal_batch(self._windows.read(indices[rows]))
+        else:
+            # Masks are drawn for the whole batch.
+            batch = take_rows(masked_batch(self._windows.read(indices), self._masking, "train", step), rows)
         return split_batch(batch, self._micro_batch_size)
 
 

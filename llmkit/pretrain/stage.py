@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from llmkit.config.base import Facts, Finding
 from llmkit.console import say
 from llmkit.data.loader import TokenWindows
 from llmkit.errors import ArtifactError, LLMKitError
 from llmkit.model.facts import read_model_facts
-from llmkit.model.initialization import build
+from llmkit.model.initialization import initialize, outline
 from llmkit.model.load import load_model
 from llmkit.model.save import save_model
 from llmkit.model.transformer import Transformer
@@ -24,7 +26,9 @@ from llmkit.pretrain.plan import plan
 from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.loop import Validation, train
+from llmkit.train.parallel.placement import Draw, training_world
 from llmkit.train.scaling import scale_initial_weights
+from llmkit.train.world import World
 
 __all__ = ["check", "plan", "run"]
 
@@ -76,7 +80,8 @@ def _tokenizer(config: PretrainConfig, context: Context) -> Tokenizer:
 def run(config: PretrainConfig, context: Context) -> Outcome:
     """Train on the tokens; the model and its tokenizer go to `model/`."""
     tokenizer = _tokenizer(config, context)
-    model = _open_model(config, context, tokenizer)
+    world = training_world(config, context)
+    model, draw = _open_model(config, context, tokenizer, world)
     length = config.sequence_length or model.config.context
     masking = _masking(config, context, model, tokenizer)
     data = context.inputs["data"].path
@@ -87,6 +92,7 @@ def run(config: PretrainConfig, context: Context) -> Outcome:
         micro_batch_size=config.micro_batch,
         seed=context.seed,
         masking=masking,
+        part=world.part,
     )
     tokens = config.steps * config.batch_size * length
     say(
@@ -94,8 +100,9 @@ def run(config: PretrainConfig, context: Context) -> Outcome:
         f"{tokens / windows.targets:.2g} times the {windows.targets:,} of the training split"
     )
 
-    def save(path: Path) -> None:
-        save_model(model, path)
+    def save(trained: nn.Module, path: Path) -> None:
+        assert isinstance(trained, Transformer)
+        save_model(trained, path)
         tokenizer.save(path)
 
     result = train(
@@ -107,6 +114,8 @@ def run(config: PretrainConfig, context: Context) -> Outcome:
         save=save,
         validation=_validation(config, data, length, masking),
         flops_per_token=model.config.flops_per_token(length),
+        world=world,
+        draw=draw,
     )
     facts = {
         **read_model_facts(context.directory / "model"),
@@ -116,20 +125,33 @@ def run(config: PretrainConfig, context: Context) -> Outcome:
     return Outcome(["model/*"], Facts("model", facts), {"epochs": epochs, **result.summary})
 
 
-def _open_model(config: PretrainConfig, context: Context, tokenizer: Tokenizer) -> Transformer:
-    """A new model, or the one gone on from, with the head of the objective and weights in float32."""
+def _open_model(
+    config: PretrainConfig, context: Context, tokenizer: Tokenizer, world: World
+) -> tuple[Transformer, Draw | None]:
+    """A new model, or the one gone on from, with the head of the objective and weights in float32.
+
+    Where ranks share its weights, a new one has none yet, and what draws them comes with it.
+    """
     if isinstance(config.model, str):
         start = context.inputs["model"]
         head = config.head(bool(read_model_facts(start.model_directory)["causal"]))
-        return load_model(start.model_directory, head=head, dtype=torch.float32, seed=context.seed)
+        return load_model(start.model_directory, head=head, dtype=torch.float32, seed=context.seed), None
     ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
     architecture = config.architecture(
         tokenizer.vocab_size, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id, eos_ids=ends
     )
-    model = build(architecture, seed=context.seed)
-    if config.optimizer.base_width is not None:
-        scale_initial_weights(model, config.optimizer.base_width)
-    return model
+
+    def draw(model: nn.Module, put: Callable[[Tensor, Tensor], object]) -> None:
+        assert isinstance(model, Transformer)
+        initialize(model, context.seed, put=put)
+        if config.optimizer.base_width is not None:
+            scale_initial_weights(model, config.optimizer.base_width)
+
+    if world.sizes.shard * world.sizes.tensor > 1:
+        return outline(architecture), draw
+    model = Transformer(architecture)
+    draw(model, Tensor.copy_)
+    return model, None
 
 
 def _masking(config: PretrainConfig, context: Context, model: Transformer, tokenizer: Tokenizer) -> Masking | None:

@@ -14,6 +14,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from llmkit.train.contract import Part
 from llmkit.train.parallel.config import MeshSizes, ParallelConfig
 
+ONE = MeshSizes()
+
 
 @dataclass(frozen=True)
 class World:
@@ -31,7 +33,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    sizes: MeshSizes = MeshSizes()
+    sizes: MeshSizes = ONE
     mesh: DeviceMesh | None = None
     place: Mapping[str, int] = field(default_factory=dict)
 

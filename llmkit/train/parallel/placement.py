@@ -8,13 +8,30 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 
-from llmkit.train.engine import Engine
-from llmkit.train.parallel.data import shard
+from llmkit.errors import ConfigError
+from llmkit.store.stage import Context
+from llmkit.train.config import TrainConfig
+from llmkit.train.engine import Engine, training_device
+from llmkit.train.parallel.config import indivisible
+from llmkit.train.parallel.data import is_sharded, shard
 from llmkit.train.parallel.whole import keep_part
-from llmkit.train.world import World
+from llmkit.train.world import World, open_world
 
-Draw = Callable[[nn.Module, Callable[[Tensor, Tensor], None]], None]
+Draw = Callable[[nn.Module, Callable[[Tensor, Tensor], object]], None]
 """Sets every weight of a model, given what sets one: `put(parameter, all of its values)`."""
+
+
+def training_world(config: TrainConfig, context: Context) -> World:
+    """The ranks of a stage's training.
+
+    Raises:
+        ConfigError: the settings are for another number of ranks, or the batch cannot be divided among these.
+    """
+    device = training_device(config, context.place("device")).type
+    world = open_world(config.parallel, device, context.place("parallel"))
+    for finding in indivisible(config.batch_size, world.data_ranks):
+        raise ConfigError(finding.message, where=context.place(finding.key), hint=finding.hint)
+    return world
 
 
 def shared_engine(world: World, prepare: Callable[[], Engine]) -> Engine:
@@ -45,5 +62,25 @@ def place(
         model.to(engine.device)
     shard(model, world, dtype=engine.dtype, reshard=reshard, where=where)
     if draw is not None:
-        model.to_empty(device=engine.device)
+        _make_room(model, engine.device, shared=not is_sharded(world))
         draw(model, keep_part)
+
+
+def _make_room(model: nn.Module, device: str, *, shared: bool) -> None:
+    """Move a model from "meta" to a device, its weights unset.
+
+    Args:
+        model: in place.
+        device: where to.
+        shared: whether shared weights have to be shared anew; FSDP2 does so itself.
+    """
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append((module, name))
+    model.to_empty(device=device)
+    if shared:
+        for (owner, name), *others in places.values():
+            for module, other in others:
+                module._parameters[other] = owner._parameters[name]
