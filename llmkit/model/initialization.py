@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,26 @@ def build(config: ModelConfig, *, seed: int) -> Transformer:
     return model
 
 
+def outline(config: ModelConfig) -> Transformer:
+    """A new model whose parameters have shapes and no memory, on "meta"."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
 @torch.no_grad()
-def initialize(model: Transformer, seed: int, names: Collection[str] | None = None) -> None:
-    """Draw the parameters `names` (all, by default) anew.
+def initialize(
+    model: Transformer,
+    seed: int,
+    names: Collection[str] | None = None,
+    put: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+) -> None:
+    """Draw the parameters `names` (all, by default) anew, one after the other.
 
     Matrices are normal with the config's `init_std`. With `scaled_residual_init`, those that write to the residual
     stream are divided by sqrt(2 x layers), so that its variance does not grow with depth (Radford et al. 2019). Biases
     are zero, norms one, and the padding token's vector zero in families that have token types, as in BERT.
+
+    `put(parameter, values)` sets one; a model whose parameters are in parts can have its own.
     """
     norms = {
         f"{path}.weight": 0.0 if isinstance(module, OffsetRMSNorm) else 1.0
@@ -41,16 +54,19 @@ def initialize(model: Transformer, seed: int, names: Collection[str] | None = No
         if names is not None and name not in names:
             continue
         if name in norms:
-            parameter.fill_(norms[name])
+            put(parameter, torch.full(parameter.shape, norms[name]))
         elif name.endswith(".bias"):
-            parameter.zero_()
+            put(parameter, torch.zeros(parameter.shape))
         else:
-            parameter.copy_(_normal(parameter.shape, _std(model.config, name), seed, name))
-    token = model.embeddings.token.weight
-    pad_id = model.config.pad_id
-    fresh = names is None or "embeddings.token.weight" in names
-    if fresh and model.config.token_types and pad_id is not None and pad_id < len(token):
-        token[pad_id].zero_()
+            put(parameter, _drawn(model.config, parameter.shape, seed, name))
+
+
+def _drawn(config: ModelConfig, shape: torch.Size, seed: int, name: str) -> Tensor:
+    values = _normal(shape, _std(config, name), seed, name)
+    pads = name == "embeddings.token.weight" and config.token_types and config.pad_id is not None
+    if pads and config.pad_id is not None and config.pad_id < len(values):
+        values[config.pad_id].zero_()
+    return values
 
 
 def _std(config: ModelConfig, name: str) -> float:
