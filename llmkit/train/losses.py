@@ -14,6 +14,7 @@ from torch import Tensor
 from llmkit.model.heads import CausalLMHead, MaskedLMHead
 from llmkit.model.layers import Linear, compute_dtype
 from llmkit.train.contract import Number
+from llmkit.train.parallel.vocabulary import Vocabulary, local_rows, shared_vocabulary
 
 LanguageModelHead = CausalLMHead | MaskedLMHead
 
@@ -34,6 +35,9 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+_WHOLE = Vocabulary()
+
+
 class TokenLoss(NamedTuple):
     """Loss of some tokens.
 
@@ -51,7 +55,8 @@ class TokenLoss(NamedTuple):
 class _Sums:
     """What is added up over rows of logits; float64, so that the order hardly matters."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, vocabulary: Vocabulary = _WHOLE) -> None:
+        self.vocabulary = vocabulary
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.right = torch.zeros((), dtype=torch.int64, device=device)
         self.z_loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -81,11 +86,11 @@ class _Sums:
                 z_nV.div_(softcap).tanh_()
                 slope_nV = 1 - z_nV.square() if gradient_nV is not None else None
                 z_nV *= softcap
-            highest_n1 = z_nV.amax(1, keepdim=True)
+            highest_n1 = self.vocabulary.highest(z_nV)
             z_nV -= highest_n1
-            wanted_n1 = z_nV.gather(1, targets_n1)
+            wanted_n1 = self.vocabulary.wanted(z_nV, targets_n1)
+            wanted_n1, weights_n1 = self.vocabulary.total(wanted_n1, z_nV.exp_().sum(1, keepdim=True))
             self.right += (wanted_n1 == 0).sum()
-            weights_n1 = z_nV.exp_().sum(1, keepdim=True)
             log_weights_n1 = weights_n1.log()
             self.loss += (log_weights_n1 - wanted_n1).sum(dtype=torch.float64)
             total_n1 = log_weights_n1 + highest_n1
@@ -95,7 +100,7 @@ class _Sums:
                 continue
             # softmax - one_hot, the derivative of each row's loss; the z-loss scales the softmax.
             z_nV *= (1 + 2 * z_loss * total_n1) / weights_n1
-            z_nV.scatter_(1, targets_n1, z_nV.gather(1, targets_n1) - 1)
+            self.vocabulary.subtract_one(z_nV, targets_n1)
             gradient_nV[part] = z_nV if slope_nV is None else z_nV.mul_(slope_nV)
 
 
@@ -137,6 +142,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         softcap: float | None,
         z_loss: float,
         dtype: torch.dtype,
+        vocabulary: Vocabulary,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wants_features, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         learns = wants_features or wants_weight or wants_bias
@@ -147,7 +153,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         wide = _precise(dtype)
         weight_gradient = torch.zeros_like(weight_VW, dtype=wide) if wants_weight else None
         bias_gradient = torch.zeros_like(bias_V, dtype=wide) if wants_bias and bias_V is not None else None
-        sums = _Sums(features_NW.device)
+        sums = _Sums(features_NW.device, vocabulary)
         rows = max(_PRODUCT_ROWS, _PRODUCT_VALUES // len(weight))
         for begin in range(0, len(targets_N), rows):
             part = slice(begin, begin + rows)
@@ -168,7 +174,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, upstream: Tensor, *_: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None, None, None]:
         features, weight, bias = (
             None if gradient is None else _scaled(gradient, upstream) for gradient in ctx.saved_tensors
         )
@@ -177,6 +183,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             features,
             None if weight is None else weight.to(weight_dtype),
             None if bias is None else bias.to(bias_dtype),
+            None,
             None,
             None,
             None,
@@ -211,16 +218,21 @@ def linear_cross_entropy_sum(
 
     Args:
         features: [N, W].
-        weight: [V, W].
+        weight: [V, W]; distributed where ranks share the vocabulary, and then the gradient of the features is this
+            rank's part of a sum.
         targets: int64 [N].
-        bias: [V].
+        bias: [V], likewise.
         softcap: logits become cap * tanh(logit / cap).
         z_loss: as for `cross_entropy_sum`.
     """
     dtype = compute_dtype(features)
     # Casts are explicit: what autocast does inside a function is not undone in its backward pass.
     with torch.autocast(features.device.type, enabled=False):
-        return TokenLoss(*_LinearCrossEntropySum.apply(features, weight, bias, targets, softcap, z_loss, dtype))
+        vocabulary = shared_vocabulary(weight)
+        rows, shifts = local_rows(weight), None if bias is None else local_rows(bias)
+        return TokenLoss(
+            *_LinearCrossEntropySum.apply(features, rows, shifts, targets, softcap, z_loss, dtype, vocabulary)
+        )
 
 
 def z_loss_metrics(found: TokenLoss, count: Number) -> dict[str, tuple[Number, Number]]:

@@ -14,12 +14,16 @@ from torch import Tensor
 
 Group = dist.ProcessGroup
 
+# Their names up to torch 2.12 are deprecated in 2.13.
+_all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter_flat = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def all_gather(x: Tensor, dim: int, group: Group) -> Tensor:
     """The parts of all ranks, of equal shapes, behind one another along a dimension; without gradient."""
     front = x.movedim(dim, 0).contiguous()
     whole = front.new_empty((front.shape[0] * group.size(), *front.shape[1:]))
-    dist.all_gather_into_tensor(whole, front, group=group)
+    _all_gather_flat(whole, front, group=group)
     return whole.movedim(0, dim)
 
 
@@ -27,7 +31,7 @@ def reduce_scatter(x: Tensor, dim: int, group: Group) -> Tensor:
     """This rank's part, along a dimension, of the sum over ranks; without gradient."""
     front = x.movedim(dim, 0).contiguous()
     part = front.new_empty((front.shape[0] // group.size(), *front.shape[1:]))
-    dist.reduce_scatter_tensor(part, front, group=group)
+    _reduce_scatter_flat(part, front, group=group)
     return part.movedim(0, dim)
 
 
