@@ -11,6 +11,7 @@ from llmkit.console import emit_json, emit_table, format_seconds, say
 from llmkit.errors import ConfigError
 
 if TYPE_CHECKING:
+from llmkit.train.launch import Ranks, on_all_ranks
     from llmkit.pipeline.run import Pipeline, StageState
 
 STAGE_COMMANDS = {
@@ -31,9 +32,13 @@ def run(
 
     Stages that are up to date are skipped, interrupted ones go on where they were.
     """
-    pipeline = _open(config, overrides)
-    found = pipeline.run(_named(pipeline, stage))
-    _close(pipeline, found, as_json)
+
+    def work(ranks: Ranks | None) -> None:
+        pipeline = _open(config, overrides, ranks)
+        found = pipeline.run(_named(pipeline, stage))
+        _close(pipeline, found, as_json)
+
+    on_all_ranks(work)
 
 
 def stage_command(command: str) -> Callable[..., None]:
@@ -42,7 +47,9 @@ def stage_command(command: str) -> Callable[..., None]:
     def run_kind(
         config: ConfigOption, stage: StageOption = None, overrides: SetOption = None, as_json: JsonOption = False
     ) -> None:
-        pipeline = _open(config, overrides)
+        on_all_ranks(lambda ranks: work(_open(config, overrides, ranks), config, stage, as_json))
+
+    def work(pipeline: Pipeline, config: Path, stage: list[str] | None, as_json: bool) -> None:
         names = [name for name, kind in pipeline.experiment.kinds.items() if kind.command == command]
         if not names:
             raise ConfigError(f"the config has no stage for `llmkit {command}`.", where=str(config))
@@ -104,10 +111,10 @@ def plan(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption 
             say(note)
 
 
-def _open(config: Path, overrides: list[str] | None) -> Pipeline:
+def _open(config: Path, overrides: list[str] | None, ranks: Ranks | None = None) -> Pipeline:
     from llmkit.pipeline.run import Pipeline, load_experiment
 
-    return Pipeline(load_experiment(config, overrides or []))
+    return Pipeline(load_experiment(config, overrides or []), ranks)
 
 
 def _named(pipeline: Pipeline, stage: list[str] | None) -> list[str] | None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.sampling import KeyedPermutation
-from llmkit.train.contract import StatelessSource
+from llmkit.errors import DataError
+from llmkit.train.contract import WHOLE, Part, StatelessSource
 
 BATCHES_SORTED_TOGETHER = 32
 """Batches whose examples are drawn together and then divided by length."""
@@ -32,6 +33,11 @@ class BucketedBatches(StatelessSource, Generic[Batch]):
         batch_size: examples of a step, at most.
         micro_batch_size: examples of a micro-batch, at most.
         seed: chooses the permutations.
+        part: this rank's examples of each batch: every so many-th, so that all ranks have like lengths. Where a batch
+            cannot be divided evenly, a micro-batch may have one example more than `micro_batch_size`.
+
+    Raises:
+        DataError: there are fewer examples in a batch than ranks.
     """
 
     def __init__(
@@ -42,13 +48,19 @@ class BucketedBatches(StatelessSource, Generic[Batch]):
         batch_size: int,
         micro_batch_size: int,
         seed: int,
+        part: Part = WHOLE,
     ) -> None:
         self._lengths = lengths
         self._collate = collate
-        self._micro = micro_batch_size
+        self._micro, self._part = micro_batch_size, part
         self._seed = seed
         self.steps_per_epoch = -(-len(lengths) // batch_size)
         """Optimizer steps of an epoch."""
+        if len(lengths) // self.steps_per_epoch < part.count:
+            raise DataError(
+                f"{len(lengths):,} examples in batches of {batch_size:,} are too few for {part.count} ranks.",
+                hint="Start fewer, or let `parallel.tensor` share what there is.",
+            )
         self._epoch = -1
         self._order: list[Indices] = []
 
@@ -61,7 +73,13 @@ class BucketedBatches(StatelessSource, Generic[Batch]):
 
     def batches(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
-        return [self._collate(part) for part in parts(self.indices(step), self._micro)]
+        indices = self.indices(step)
+        if self._part.count == 1:
+            return [self._collate(rows) for rows in parts(indices, self._micro)]
+        # As many on every rank.
+        cuts = -(-self._part.smallest(len(indices)) // self._micro)
+        mine = indices[self._part.index :: self._part.count]
+        return [self._collate(rows) for rows in np.array_split(mine, cuts)]
 
     def _arrange(self, epoch: int) -> list[Indices]:
         count, steps = len(self._lengths), self.steps_per_epoch

@@ -23,7 +23,10 @@ from llmkit.store.artifact import Artifact, is_artifact, open_artifact
 from llmkit.store.files import sha256_json, write_text_atomic
 from llmkit.store.stage import Context, Outcome, ResolvedInput
 from llmkit.store.workspace import StageIdentity, partial_directory, workspace
+from llmkit.train.config import TrainConfig
+from llmkit.train.launch import Ranks
 
+DIGESTS = ".digests.json"
 State = Literal["up to date", "missing", "interrupted", "out of date", "waiting"]
 
 
@@ -78,12 +81,18 @@ class StageState:
 
 
 class Pipeline:
-    """An experiment together with what of it stands on disk."""
+    """An experiment together with what of it stands on disk.
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
+    Args:
+        experiment: settings.
+        ranks: the processes that torchrun has started; None for this one alone. Rank 0 looks after what stands on disk
+            and does the stages that train nothing; the others take part in training.
+    """
+
+    def __init__(self, experiment: Experiment, ranks: Ranks | None = None) -> None:
+        self.experiment, self.ranks = experiment, ranks
         self.directory = run_directory(experiment)
-        self._digests = DigestCache(self.directory / ".digests.json")
+        self._digests = DigestCache(self.directory / DIGESTS)
 
     # ---- what stands on disk ----
 
@@ -181,11 +190,14 @@ class Pipeline:
             with_dependencies: whether stages before them run as well; otherwise they must be up to date.
 
         Returns:
-            the state that each stage was found in, in the order looked at.
+            the state that each stage was found in, in the order looked at; on ranks other than 0 none.
 
         Raises:
             LLMKitError: a mistake that the user can mend, or an interruption; finished stages stay finished.
         """
+        if self.ranks is not None and not self.ranks.is_main:
+            self._follow(self.ranks)
+            return []
         wanted = list(names) if names is not None else list(self.experiment.stages)
         order = self.closure(wanted)
         raise_errors(self.experiment, self.findings(deep=False))
@@ -207,7 +219,19 @@ class Pipeline:
                 self._run_stage(name, state)
             known[name] = replace(state, state="up to date")
         self._digests.save()
+        if self.ranks is not None:
+            self.ranks.tell(None)
         return found
+
+    def _follow(self, ranks: Ranks) -> None:
+        """Take part in the stages that rank 0 says, until it says that there are no more."""
+        while (told := ranks.hear()) is not None:
+            name = told["stage"]
+            # Rank 0 has read all files and written their digests down.
+            self._digests = DigestCache(self.directory / DIGESTS)
+            inputs = self.inputs(name, verify=False)
+            context = replace(self.context(name, Path(told["directory"]), inputs), is_main=False)
+            self.experiment.kinds[name].module().run(self.experiment.stages[name], context)
 
     def _run_stage(self, name: str, state: StageState) -> None:
         config, kind = self.experiment.stages[name], self.experiment.kinds[name]
@@ -226,6 +250,9 @@ class Pipeline:
                 return
             context = self.context(name, work.directory, inputs)
             raise_errors(self.experiment, [(name, finding) for finding in module.check(config, context)])
+            if self.ranks is not None and isinstance(config, TrainConfig):
+                self._digests.save()
+                self.ranks.tell({"stage": name, "directory": str(work.directory)})
             outcome: Outcome = module.run(config, context)
             seconds = time.monotonic() - started
             work.commit(replace(outcome, summary={"seconds": round(seconds, 3), **outcome.summary}))

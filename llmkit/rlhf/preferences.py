@@ -21,7 +21,7 @@ from llmkit.rlhf.encoding import Pair, pad, span_mask
 from llmkit.rlhf.forward import answer_logprobs
 from llmkit.rlhf.losses.preference import bradley_terry_loss, dpo_loss
 from llmkit.store.files import sync_file
-from llmkit.train.contract import LossOutput, Objective, StatelessSource
+from llmkit.train.contract import WHOLE, LossOutput, Objective, Part, StatelessSource
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,30 @@ class PairSource(StatelessSource):
         micro_batch: pairs that go through the model at once.
         seed: of the order.
         ref_logprobs: [pairs, 2], for DPO.
+        part: this rank's pairs of each batch.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], batch: int, micro_batch: int, seed: int, ref_logprobs: Tensor | None = None
+        self,
+        pairs: Sequence[Pair],
+        batch: int,
+        micro_batch: int,
+        seed: int,
+        ref_logprobs: Tensor | None = None,
+        part: Part = WHOLE,
     ) -> None:
         self.pairs, self.micro_batch, self.ref_logprobs = pairs, micro_batch, ref_logprobs
+        self.part = part
         self.sampler = EpochSampler(len(pairs), batch, seed)
 
     def batches(self, step: int) -> Sequence[PairBatch]:
         """The micro-batches of a step, pairs of like length together."""
-        return list(self.cut(self.sampler.indices(step).tolist()))
+        return list(self.cut(self.rows(step)))
+
+    def rows(self, step: int) -> list[int]:
+        """Numbers of this rank's pairs of a step."""
+        indices = self.sampler.indices(step).tolist()
+        return indices[self.part.rows(len(indices))]
 
     def cut(self, rows: Sequence[int]) -> Iterator[PairBatch]:
         """Pairs by their numbers, in micro-batches."""
@@ -102,8 +115,8 @@ class PairSource(StatelessSource):
             yield collate([self.pairs[row] for row in chunk], ref)
 
     def used(self, steps: int) -> list[int]:
-        """Numbers of the pairs that the first `steps` steps read, each once."""
-        return sorted({row for step in range(steps) for row in self.sampler.indices(step).tolist()})
+        """Numbers of this rank's pairs that the first `steps` steps read, each once."""
+        return sorted({row for step in range(steps) for row in self.rows(step)})
 
 
 def by_length(rows: Sequence[int], length: Callable[[int], int], size: int) -> list[list[int]]:

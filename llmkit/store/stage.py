@@ -71,6 +71,7 @@ class Context:
             stage that can go on from it does, any other starts over by writing its files anew.
         inputs: its inputs by dotted key.
         where: place of the stage in the config, for messages ("a.yaml:12: stages.sft").
+        is_main: whether this process writes; the other ranks of a training only compute.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Context:
     directory: Path
     inputs: Mapping[str, ResolvedInput] = field(default_factory=dict)
     where: str = ""
+    is_main: bool = True
 
     def place(self, key: str) -> str:
         """`where` of a dotted key of this stage, for an error's `where`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.console import say
-from llmkit.errors import EXIT_FAULT, LLMKitError
+from llmkit.errors import EXIT_FAULT, EXIT_INTERRUPTED, LLMKitError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -149,7 +149,7 @@ def _exit_code(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else EXIT_FAULT
-    return EXIT_FAULT
+    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_FAULT
 
 
 def processors() -> int:
