@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from llmkit.cli.options import ConfigOption, JsonOption, SetOption, StageOption
 from llmkit.console import emit_json, emit_table, format_seconds, say
 from llmkit.errors import ConfigError
+from llmkit.train.launch import Ranks, on_all_ranks
 
 if TYPE_CHECKING:
-from llmkit.train.launch import Ranks, on_all_ranks
     from llmkit.pipeline.run import Pipeline, StageState
 
 STAGE_COMMANDS = {
@@ -93,20 +95,32 @@ def check(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption
     say(f"{config}: {stages} stages, nothing wrong." if not rows else f"{config}: {stages} stages, no errors.")
 
 
-def plan(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def plan(
+    config: ConfigOption,
+    overrides: SetOption = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Plan for this GPU, such as h100 or rtx-4090, instead of this machine.", show_default=False),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many devices; by default as many as `parallel` asks for.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show what training will cost.
 
-    Parameters, tokens, FLOPs, memory by part, and the time expected on this machine.
+    Parameters, tokens, FLOPs, memory by part, and the time and energy expected on this machine or on others.
     """
-    from llmkit.pipeline.plan import plan_experiment, plan_table
+    from llmkit.pipeline.plan import memory_table, plan_experiment, plan_table
 
     pipeline = _open(config, overrides)
-    planned = plan_experiment(pipeline)
+    planned = plan_experiment(pipeline, device, count)
     if as_json:
         emit_json(planned)
     else:
-        columns, rows = plan_table(planned)
-        emit_table(columns, rows)
+        for table in (plan_table, memory_table):
+            emit_table(*table(planned))
         for note in planned["notes"]:
             say(note)
 

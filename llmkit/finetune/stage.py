@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llmkit.config.base import Facts, Finding
@@ -19,6 +20,7 @@ from llmkit.finetune.objectives import (
     collate_texts,
     mean_loss,
 )
+from llmkit.finetune.plan import plan
 from llmkit.finetune.prepare import (
     Prepared,
     Rows,
@@ -32,12 +34,16 @@ from llmkit.finetune.prepare import (
 from llmkit.finetune.tags import TagObjective, collate_tags
 from llmkit.model.facts import read_model_facts
 from llmkit.store.files import write_json_atomic
-from llmkit.store.stage import Context, Outcome, Plan
+from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.adapted import ADAPTER, Saver, base_dtype
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import Objective
 from llmkit.train.loop import train
+from llmkit.train.parallel.placement import training_world
+from llmkit.train.parallel.whole import on_main
+
+__all__ = ["check", "plan", "run"]
 
 REPORT = "report.json"
 CHECKED_ROWS = 200

@@ -213,13 +213,13 @@ class ModelConfig(BaseModel):
         """Those of them that work for any one token: of routed experts only as many as a token goes through."""
         return cost.active_parameter_count(self)
 
-    def flops_per_sequence(self, length: int, *, backward: bool = True) -> int:
+    def flops_per_sequence(self, length: int, *, backward: bool = True, predicted: float = 1.0) -> int:
         """Matrix-multiplication FLOPs of one sequence of `length` tokens; see `llmkit.model.cost`."""
-        return cost.flops_per_sequence(self, length, backward=backward)
+        return cost.flops_per_sequence(self, length, backward=backward, predicted=predicted)
 
-    def flops_per_token(self, length: int, *, backward: bool = True) -> float:
+    def flops_per_token(self, length: int, *, backward: bool = True, predicted: float = 1.0) -> float:
         """`flops_per_sequence` over its tokens: about 6 N + 12 layers x width x length when training."""
-        return self.flops_per_sequence(length, backward=backward) / length
+        return self.flops_per_sequence(length, backward=backward, predicted=predicted) / length
 
     def cache_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Bytes that the key/value cache takes for each token of each sequence, in layers without a window."""

@@ -78,11 +78,12 @@ def _head(config: ModelConfig) -> int:
     return pooler + _linear(config.width, len(config.labels) or 1, not config.causal)
 
 
-def _head_flops(config: ModelConfig, length: int) -> int:
+def _head_flops(config: ModelConfig, length: int, predicted: float) -> int:
     """Forward FLOPs of the head on one sequence; sequence heads work on one of its tokens only."""
     transform = config.width * config.width
     if config.head in ("causal-lm", "masked-lm"):
-        return 2 * length * ((transform if config.head == "masked-lm" else 0) + config.width * config.vocab_size)
+        weights = (transform if config.head == "masked-lm" else 0) + config.width * config.vocab_size
+        return round(2 * length * predicted * weights)
     if config.head == "embedding":
         return 0
     outputs = len(config.labels) or (2 if config.head == "question-answering" else 1)
@@ -91,8 +92,8 @@ def _head_flops(config: ModelConfig, length: int) -> int:
     return 2 * ((0 if config.pooler == "none" else transform) + config.width * outputs)
 
 
-def flops_per_sequence(config: ModelConfig, length: int, *, backward: bool = True) -> int:
-    """Matrix-multiplication FLOPs of one sequence of `length` tokens.
+def flops_per_sequence(config: ModelConfig, length: int, *, backward: bool = True, predicted: float = 1.0) -> int:
+    """Matrix-multiplication FLOPs of one sequence of `length` tokens, a share of which (`predicted`) gets logits.
 
     A multiply-add is two FLOPs; the backward pass costs twice the forward one. Attention is counted over all pairs of
     tokens, causal or not, as in PaLM (Chowdhery et al. 2022, appendix B), in local layers over the window alone; of
@@ -107,7 +108,7 @@ def flops_per_sequence(config: ModelConfig, length: int, *, backward: bool = Tru
     reach = length if config.window is None else min(length, config.window * (1 if config.causal else 2))
     local = len(config.local_layers)
     scores = 2 * queries * ((config.layers - local) * length + local * reach)
-    forward = 2 * length * (config.layers * projections + mlp + scores) + _head_flops(config, length)
+    forward = 2 * length * (config.layers * projections + mlp + scores) + _head_flops(config, length, predicted)
     return 3 * forward if backward else forward
 
 

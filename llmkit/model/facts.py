@@ -139,13 +139,27 @@ def _read_generation(directory: Path) -> tuple[dict[str, Any], tuple[int, ...]]:
     return kept, tuple(end for end in listed if end >= 0)
 
 
+def architecture_facts(config: ModelConfig) -> dict[str, Any]:
+    """An architecture as a JSON value, without what follows from the tokenizer alone."""
+    return config.model_dump(mode="json", exclude={"pad_id", "bos_id", "eos_ids"}, exclude_defaults=True)
+
+
+def known_architecture(facts: Mapping[str, Any], head: Head, labels: tuple[str, ...] = ()) -> ModelConfig | None:
+    """The architecture of a model of which no more is there than its facts, under a head; None where they lack it."""
+    stored = facts.get("architecture")
+    if stored is None:
+        return None
+    return ModelConfig.model_validate(stored).with_head(head, labels)
+
+
 def read_model_facts(directory: str | Path) -> dict[str, Any]:
     """What can be known of a model without opening its weights.
 
     Returns:
         family, head (None for a body alone), labels, causal, vocab_size, context, width, layers, linears (inputs and
-        outputs of a block's linear maps), pad_id, eos_ids, parameters (their number by the closed form) and, where
-        experts are routed, active_parameters (those that work for any one token).
+        outputs of a block's linear maps), pad_id, eos_ids, parameters (their number by the closed form), architecture
+        (all of it; see `known_architecture`) and, where experts are routed, active_parameters (those that work for any
+        one token).
 
     Raises:
         ModelError: as for `read_stored`.
@@ -171,5 +185,6 @@ def read_model_facts(directory: str | Path) -> dict[str, Any]:
         "pad_id": config.pad_id,
         "eos_ids": list(config.eos_ids),
         "parameters": config.parameter_count(),
+        "architecture": architecture_facts(config),
         **active,
     }

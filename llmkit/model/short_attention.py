@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 ROWS = 128
 """Queries of one block, where attention is causal."""
@@ -27,7 +28,9 @@ def fits(query_BLHD: Tensor, key_BLKD: Tensor) -> bool:
     """Whether these are what the operator is for; by kind and shape alone, so that passes with and without gradients
     give the same bits."""
     # Not of a subclass: a DTensor's blocks are cut across devices.
-    if type(query_BLHD) is not Tensor or query_BLHD.device.type != "cpu" or query_BLHD.dtype != torch.bfloat16:
+    if is_traceable_wrapper_subclass(query_BLHD):
+        return False
+    if query_BLHD.device.type != "cpu" or query_BLHD.dtype != torch.bfloat16:
         return False
     length = query_BLHD.shape[1]
     return key_BLKD.shape[1] == length and 1 < length <= LONGEST * query_BLHD.shape[3]

@@ -12,6 +12,7 @@ from llmkit.model.config import ModelConfig
 from llmkit.model.cost import block_linears
 from llmkit.model.families import FAMILIES
 from llmkit.model.spec import ModelSpec
+from llmkit.model.facts import architecture_facts
 from llmkit.train.config import TrainConfig
 from llmkit.train.optimizer_config import OptimizerConfig
 
@@ -192,3 +193,4 @@ class PretrainConfig(TrainConfig):
                 key="data",
                 severity="warning",
             )
+            facts["architecture"] = architecture_facts(config)

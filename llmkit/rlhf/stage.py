@@ -36,6 +36,10 @@ from llmkit.train.adapted import ADAPTER, Saver, base_dtype
 from llmkit.train.engine import Engine, prepare_engine
 from llmkit.train.loop import TrainResult, train
 
+from llmkit.train.machines import Machine
+from llmkit.train.parallel.placement import shared_engine, training_world
+from llmkit.train.parallel.whole import on_main
+from llmkit.train.world import World
 CHECKED_ROWS = 200
 """Rows that `check` encodes."""
 
@@ -201,11 +205,14 @@ def _finding(key: str, error: LLMKitError) -> Finding:
     return Finding(f"{error.where}: {error.message}" if error.where else error.message, key=key, hint=error.hint)
 
 
-def plan(config: RLHFConfig, inputs: Mapping[str, Facts]) -> Plan:
-    """Parameters, memory of weights and optimizer, and tokens as if every example were as long as it may be."""
+def plan(config: RLHFConfig, inputs: Mapping[str, Facts], machine: Machine) -> Plan:
+    """Parameters, memory of weights and optimizer, and tokens as if every example were as long as it may be.
+
+    Of the machine nothing is needed: activations are not reckoned.
+    """
     parameters, context = inputs["model"].get("parameters"), inputs["model"].get("context")
     if parameters is None:
-        return Plan(notes=["the size of the model is not known before it is there"])
+        return Plan(notes=["the size of the model is not known before it is there."])
     trained, memory = parameters, {"weights": 4 * parameters}
     linears, layers = inputs["model"].get("linears"), inputs["model"].get("layers")
     if config.adapter is not None and linears is not None and layers is not None:
@@ -224,7 +231,7 @@ def plan(config: RLHFConfig, inputs: Mapping[str, Facts]) -> Plan:
     if config.online and config.rollouts.max_prompt_length is not None:
         longest = min(context, config.rollouts.max_prompt_length + config.rollouts.max_new_tokens)
     tokens = config.steps * config.batch_size * longest
-    notes = ["tokens are reckoned as if every example were as long as it may be"]
+    notes = ["activations come on top.", "tokens are reckoned as if every example were as long as it may be."]
     active = inputs["model"].get("active_parameters") or parameters
     flops = (4.0 * active + 2.0 * min(trained, active)) * tokens
     return Plan(trained, tokens, flops, memory, notes)

@@ -110,8 +110,14 @@ class Plan:
         parameters: parameters trained.
         tokens: tokens read by training.
         flops: floating-point operations of training.
-        memory_bytes: peak memory on one device by part ("weights", "gradients", "optimizer", "activations", "cache").
-        notes: anything a person should know.
+        memory_bytes: memory on one device at the moment of the highest use, by part ("weights", "gradients",
+            "optimizer", "activations", ...).
+        notes: anything a person should know, as sentences.
+        precision: "fp32", "bf16" or "bf16-pure".
+        micro_batch: sequences that go through the model of a device at once.
+        extra_flops: floating-point operations on top of the model's, by what they are for ("recomputation",
+            "optimizer").
+        fits: whether the memory of a device is enough; None where that is not known.
     """
 
     parameters: int | None = None
@@ -119,3 +125,7 @@ class Plan:
     flops: float | None = None
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    precision: str | None = None
+    micro_batch: int | None = None
+    extra_flops: Mapping[str, float] = field(default_factory=dict)
+    fits: bool | None = None

@@ -66,7 +66,7 @@ class _Recomputed:
 
     def __init__(self, forward: Callable[..., Any], contexts: Callable[[], Any] | None) -> None:
         self.plain = forward
-        options = {} if contexts is None else {"context_fn": contexts}
+        options: dict[str, Any] = {} if contexts is None else {"context_fn": contexts}
         self.checkpointed = partial(checkpoint, forward, use_reentrant=False, **options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -19,6 +19,9 @@ from llmkit.finetune.objectives import ChatObjective
 from llmkit.model.load import load_model
 from llmkit.store.stage import Context
 from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.machines import named_machine
+
+H100 = named_machine("h100")
 
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "llmkit.json"}
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json"}
@@ -219,7 +222,7 @@ def test_impossible_adapters_are_found_before_any_work(values: dict, key: str, w
 
 def test_the_plan_counts_frozen_weights_once() -> None:
     config = settings(adapter={"rank": 2, "base_dtype": "bf16"}, steps=10, batch_size=4, max_length=50)
-    found = stage.plan(config, {"model": KNOWN})
+    found = stage.plan(config, {"model": KNOWN}, H100)
     trained = 3 * 2 * (64 + 32 + 64 + 128)
     assert found.parameters == trained
     assert found.memory_bytes == {
@@ -230,5 +233,5 @@ def test_the_plan_counts_frozen_weights_once() -> None:
     }
     # Forward, and backward to the inputs, 2 FLOPs a weight each; gradients of what is trained besides.
     assert found.flops == 2000 * (4 * 100_000 + 2 * trained)
-    whole = stage.plan(settings(steps=10, batch_size=4, max_length=50), {"model": KNOWN})
+    whole = stage.plan(settings(steps=10, batch_size=4, max_length=50), {"model": KNOWN}, H100)
     assert whole.flops == 2000 * 6 * 100_000

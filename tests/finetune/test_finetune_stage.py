@@ -24,6 +24,9 @@ from llmkit.errors import ConfigError, DataError
 from llmkit.finetune.objectives import ChatObjective
 from llmkit.model.load import load_model
 from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.machines import named_machine
+
+H100 = named_machine("h100")
 
 FAST = {"batch_size": 32, "optimizer": {"lr": 1e-2}, "log_every": 50}
 
@@ -290,8 +293,8 @@ def test_a_tokenizer_of_another_model_is_noticed(tmp_path):
 
 def test_the_plan():
     facts = {"model": Facts("model", {"parameters": 1000, "context": 64}), "data": Facts("examples")}
-    planned = stage.plan(settings(steps=10, batch_size=4), facts)
+    planned = stage.plan(settings(steps=10, batch_size=4), facts, H100)
     assert (planned.parameters, planned.tokens, planned.flops) == (1000, 2560, 6.0 * 1000 * 2560)
     assert planned.memory_bytes == {"weights": 4000, "gradients": 4000, "optimizer": 8000}
-    assert stage.plan(settings(), facts).tokens is None
-    assert stage.plan(settings(), {"model": Facts("unknown"), "data": Facts("file")}).parameters is None
+    assert stage.plan(settings(), facts, H100).tokens is None
+    assert stage.plan(settings(), {"model": Facts("unknown"), "data": Facts("file")}, H100).parameters is None

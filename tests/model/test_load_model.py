@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from llmkit.errors import ModelError
-from llmkit.model.facts import read_model_facts
+from llmkit.model.facts import known_architecture, read_model_facts
 from llmkit.model.initialization import build
 from llmkit.model.load import load_model
 from llmkit.model.save import save_model
@@ -48,7 +48,10 @@ def _change_weights(directory: Path, change: Any) -> None:
 
 def test_facts(saved: Path) -> None:
     facts = read_model_facts(saved)
-    assert facts == {
+    config = known_architecture(facts, "causal-lm")
+    assert config is not None
+    assert config.model_copy(update={"pad_id": 0, "eos_ids": (1,)}) == load_model(saved).config
+    assert {name: value for name, value in facts.items() if name != "architecture"} == {
         "family": "llama",
         "head": "causal-lm",
         "labels": [],

@@ -27,13 +27,9 @@ from pretrain_samples import (
 
 from llmkit.config.base import Facts
 from llmkit.model.facts import read_model_facts
-from llmkit.model.initialization import build
 from llmkit.model.load import load_model
 from llmkit.pretrain import stage
-from llmkit.pretrain.batches import causal_batch, masked_batch
 from llmkit.pretrain.config import PretrainConfig
-from llmkit.pretrain.masking import Masking
-from llmkit.pretrain.objective import LanguageModelling
 from llmkit.store.files import sha256_tree
 from llmkit.store.stage import Context, ResolvedInput
 from llmkit.tokenizer.tokenizer import Tokenizer
@@ -198,32 +194,3 @@ def test_what_is_not_there_yet_is_not_checked(tmp_path: Path) -> None:
     config = PretrainConfig.model_validate({"data": "tokens", "model": "base"})
     assert stage.check(config, Context("p", 1, tmp_path, {})) == []
     assert stage.check(config, Context("p", 1, tmp_path, {"data": write_tokens(tmp_path / "tokens")})) == []
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "mixtral", "qwen3_moe"])
-def test_planned_activations_are_those_that_autograd_keeps(tmp_path: Path, family: str) -> None:
-    shape = {"family": family, "layers": 3, "width": 128, "heads": 2, "context": 64}
-    config = PretrainConfig.model_validate({"data": "tokens", "model": shape, "batch_size": 8})
-    planned = stage.plan(config, {"data": Facts("tokens", {"vocab_size": 500})}).memory_bytes["activations"]
-    model = build(config.architecture(500), seed=0).train()
-    weights = {parameter.data_ptr() for parameter in model.parameters()}
-    routed = {shape for p in model.parameters() if p.dim() == 3 for shape in (p.shape[1:], p.shape[:0:-1])}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        # The copies of weights in bfloat16 have two dimensions of other sizes than the 8 x 64 tokens.
-        of_all = 512 in (tensor.shape[0], tensor.shape[0] * 64, tensor.shape[0] * 32)
-        of_experts = bool(routed) and tensor.dim() == 2 and tensor.shape not in routed
-        if tensor.data_ptr() not in weights and (of_all or of_experts):
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    rows = np.random.default_rng(0).integers(5, 500, (8, 65))
-    masking = Masking(config.mask, mask_id=4, vocab_size=500, special_ids=range(5), seed=1)
-    batch = masked_batch(rows[:, 1:], masking, "train", 0) if family == "bert" else causal_batch(rows)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
-        LanguageModelling().loss(model, batch)
-    # Logits are planned as themselves and their gradient, of which autograd keeps the gradient.
-    share = 0.15 if family == "bert" else 1.0
-    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) + share * 512 * 2 * 500
-    assert planned == pytest.approx(found, rel=0.1)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import llmkit.rlhf.stage as stage
 from llmkit.config.base import Facts
 from llmkit.model.load import load_model
+from llmkit.train.machines import named_machine
 
 ADAPTER = {"rank": 4, "alpha": 8, "trainable": ["embeddings.token"]}
 FAST = {"optimizer": {"lr": 1e-2}, "evaluate_every": 1000, "log_every": 1, "adapter": ADAPTER}
@@ -90,7 +91,8 @@ def test_what_cannot_go_together_and_what_it_takes() -> None:
         "adapter.base_dtype",
     }
     values = {"rewards": ["contains"], "adapter": {"rank": 2}, "grpo": {"kl_coefficient": 0.1}}
-    memory = stage.plan(worlds.settings("grpo", **values), {"model": known, "data": Facts("file")}).memory_bytes
+    inputs = {"model": known, "data": Facts("file")}
+    memory = stage.plan(worlds.settings("grpo", **values), inputs, named_machine("h100")).memory_bytes
     trained = 3 * 2 * (64 + 128)
     assert memory["frozen weights"] == 400_000
     assert memory["adapter"] == memory["gradients"] == 4 * trained

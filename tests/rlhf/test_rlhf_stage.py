@@ -22,6 +22,9 @@ from llmkit.rlhf.samples import SampleLog
 from llmkit.rlhf.stage import check, plan, run
 from llmkit.store.stage import Context
 from llmkit.tokenizer.tokenizer import Tokenizer
+from llmkit.train.machines import named_machine
+
+H100 = named_machine("h100")
 
 FAST = {"optimizer": {"lr": 3e-3}, "evaluate_every": 1000, "log_every": 1}
 QUICK = {**FAST, "optimizer": {"lr": 1e-2}, "rollout": {"max_new_tokens": 3}, "rewards": ["contains"]}
@@ -300,11 +303,11 @@ def test_plan() -> None:
     from llmkit.config.base import Facts
 
     facts = {"model": Facts("model", {"parameters": 1000, "context": 64})}
-    found = plan(worlds.settings("dpo", steps=10, batch_size=4, max_length=32), facts)
+    found = plan(worlds.settings("dpo", steps=10, batch_size=4, max_length=32), facts, H100)
     assert (found.parameters, found.tokens) == (1000, 10 * 4 * 2 * 32)
-    online = plan(worlds.settings("ppo", rewards=["contains"], steps=10, batch_size=4), facts)
+    online = plan(worlds.settings("ppo", rewards=["contains"], steps=10, batch_size=4), facts, H100)
     assert (online.tokens, online.memory_bytes["reference"]) == (10 * 4 * 64, 4000)
-    assert plan(worlds.settings("dpo"), {"model": Facts("model")}).parameters is None
+    assert plan(worlds.settings("dpo"), {"model": Facts("model")}, H100).parameters is None
 
 
 def test_samples_of_a_stopped_attempt_are_not_repeated(tmp_path: Path) -> None:
