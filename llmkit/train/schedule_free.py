@@ -86,11 +86,12 @@ class ScheduleFree(UpdateRule):
         return point
 
 
-def _rates(steps: list[Tensor], sums: list[Tensor], group: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Count a step: r and c of each parameter."""
+def _rates(steps: list[Tensor], sums: list[Tensor], group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Count a step: r and c of each parameter, as float64 scalars."""
     torch._foreach_add_(steps, 1)
-    lr, decay = group["lr"], group["betas"][1]
-    rates = [lr * (1 - decay**count) ** 0.5 for count in torch.stack(steps).tolist()]
-    torch._foreach_add_(sums, [rate * rate for rate in rates])
-    totals = torch.stack(sums).tolist()
-    return rates, [rate * rate / total if total else 0.0 for rate, total in zip(rates, totals, strict=True)]
+    counts = torch.stack(steps).double()
+    rates = group["lr"] * torch.sqrt(1 - group["betas"][1] ** counts)
+    torch._foreach_add_(sums, list(rates.square().unbind()))
+    # Where all rates so far were zero, so is the share.
+    shares = rates.square() / torch.stack(sums).clamp(min=1e-300)
+    return list(rates.unbind()), list(shares.unbind())

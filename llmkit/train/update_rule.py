@@ -199,8 +199,8 @@ class UpdateRule(Optimizer):
             target.copy_(value)
         for key, working in state.items():
             kept, changed = local(stored[key]), local(working)
-            if kept is changed or kept.data_ptr() == changed.data_ptr():
-                continue
+            if kept.dtype == changed.dtype and not (self.keeping.offload and kept.dim()):
+                continue  # Changed in place.
             if kept.dtype == torch.bfloat16 and index is not None and count is not None and kept.shape == index.shape:
                 bits = random_bits(index, f"{name}/{key}", self.keeping.seed, count)
                 changed = round_stochastically(changed, bits)
