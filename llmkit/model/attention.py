@@ -136,10 +136,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, sc
     window, length = visibility.window, query.shape[2]
     if window is not None and length > window:
         return _attend_in_windows(query, key, value, visibility, scoring, window)
-    return _attend(query, key, value, visibility.mask, visibility.causal, scoring)
+    return attend_masked(query, key, value, visibility.mask, visibility.causal, scoring)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scoring: Scoring) -> Tensor:
+def attend_masked(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scoring: Scoring
+) -> Tensor:
+    """Attention to what a mask [B or 1, H or 1, L, S] says, or a causal one of as many keys as queries; else to all."""
     if scoring.softcap is not None or scoring.sinks is not None or _prefers_explicit_scores(query, key):
         return _attend_explicitly(query, key, value, mask, causal, scoring)
     heads, kv_heads = query.shape[1], key.shape[1]
@@ -255,7 +258,7 @@ def _attend_in_windows(
         if visibility.mask is not None:
             mask = mask & visibility.mask[..., first:last]
         keys, values = key[:, :, first:last], value[:, :, first:last]
-        mixed.append(_attend(query[:, :, start:end], keys, values, mask, False, scoring))
+        mixed.append(attend_masked(query[:, :, start:end], keys, values, mask, False, scoring))
     return torch.cat(mixed, dim=2)
 
 
