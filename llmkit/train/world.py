@@ -59,9 +59,11 @@ class World:
 
     @property
     def stream(self) -> tuple[int, ...]:
-        """What seeds of random numbers in the model add to the step's: ranks with the same tokens draw the same."""
-        context = self.place.get("context", 0)
-        return () if self.mesh is None else (self.data_rank, context)
+        """What seeds of random numbers in the model add to the step's.
+
+        Every rank's are its own: those that share matrix products drop features of different heads and tokens.
+        """
+        return () if self.mesh is None else (self.data_rank, self.place["context"], self.place["tensor"])
 
     def distinct(self, shares: list[list[float]]) -> list[list[float]]:
         """Of what each rank gave, one of every tensor group, whose ranks have the same tokens."""

@@ -15,7 +15,8 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from llmkit.errors import ConfigError
 from llmkit.model.attention import Attention, Scoring, Visibility, attend_masked
@@ -24,8 +25,8 @@ from llmkit.model.documents import Documents
 from llmkit.model.rotary import rotate
 from llmkit.model.transformer import Block, Transformer
 from llmkit.train.parallel.collectives import gathered
-from llmkit.train.world import World
 
+_PART = "_sequence_part"
 _ROWS = 1024
 """Queries whose mask exists at once."""
 
@@ -87,11 +88,9 @@ class SequencePart:
         return [float(value) for value in total.tolist()]
 
 
-def sequence_part(world: World, causal: bool) -> SequencePart | None:
-    """This rank's part of each sequence; None where it has all of it."""
-    if world.mesh is None or world.sizes.context == 1:
-        return None
-    return SequencePart(world.place["context"], world.sizes.context, causal, world.mesh["context"].get_group())
+def sequence_part(model: nn.Module) -> SequencePart | None:
+    """This rank's part of each sequence that the model is trained on; None where it has all of it."""
+    return getattr(model, _PART, None)
 
 
 def refusals(config: ModelConfig) -> Iterator[str]:
@@ -104,7 +103,7 @@ def refusals(config: ModelConfig) -> Iterator[str]:
         yield "sequences are not divided among ranks where rotary frequencies depend on their length"
 
 
-def share_sequences(model: Transformer, world: World, where: str | None = None) -> None:
+def share_sequences(model: Transformer, mesh: DeviceMesh, where: str | None = None) -> None:
     """Have attention reach the keys and values of the other ranks' tokens, in place.
 
     `Transformer.hidden` then takes the rank's own tokens with their places as `positions`; `attention_mask` and
@@ -112,7 +111,7 @@ def share_sequences(model: Transformer, world: World, where: str | None = None) 
 
     Args:
         model: whole, or with its products shared already.
-        world: the ranks.
+        mesh: of one dimension.
         where: place of the settings, for messages.
 
     Raises:
@@ -120,8 +119,9 @@ def share_sequences(model: Transformer, world: World, where: str | None = None) 
     """
     for reason in refusals(model.config):
         raise ConfigError(f"{reason} by `parallel.context`.", where=where, hint="Set `parallel.context` to 1.")
-    part = sequence_part(world, model.config.causal)
-    assert part is not None
+    group = mesh.get_group()
+    part = SequencePart(group.rank(), group.size(), model.config.causal, group)
+    setattr(model, _PART, part)
     for block in model.blocks:
         assert isinstance(block, Block)
         setattr(block.attention, "forward", partial(_forward, block.attention, part))  # noqa: B010

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from llmkit.errors import ConfigError
+from llmkit.model.transformer import Transformer
 from llmkit.store.stage import Context
 from llmkit.train.config import TrainConfig
 from llmkit.train.engine import Engine, training_device
 from llmkit.train.parallel.config import indivisible
+from llmkit.train.parallel.context import share_sequences
 from llmkit.train.parallel.data import is_sharded, shard
+from llmkit.train.parallel.tensor import share_products
 from llmkit.train.parallel.whole import keep_part
 from llmkit.train.world import World, open_world
 
@@ -60,10 +63,27 @@ def place(
     """
     if draw is None:
         model.to(engine.device)
+    _share(model, world, where)
     shard(model, world, dtype=engine.dtype, reshard=reshard, where=where)
     if draw is not None:
         _make_room(model, engine.device, shared=not is_sharded(world))
         draw(model, keep_part)
+
+
+def _share(model: nn.Module, world: World, where: str | None) -> None:
+    """Have ranks share matrix products and sequences."""
+    if world.mesh is None or world.sizes.tensor * world.sizes.context == 1:
+        return
+    if not isinstance(model, Transformer):
+        raise ConfigError(
+            "only a language model by itself can be shared, not one with a second model beside it.",
+            where=where,
+            hint="Set `parallel.tensor` and `parallel.context` to 1.",
+        )
+    if world.sizes.tensor > 1:
+        share_products(model, world.mesh["tensor"], where)
+    if world.sizes.context > 1:
+        share_sequences(model, world.mesh["context"], where)
 
 
 def _make_room(model: nn.Module, device: str, *, shared: bool) -> None:
