@@ -67,7 +67,7 @@ class Target:
     @property
     def overrides(self) -> list[str]:
         """Settings for the run that is killed; none that changes what it makes."""
-        return [f"stages.{self.name}.checkpoint_every={self.checkpoint_every}"] if self.steps else []
+        return [f"stages.{self.name}.checkpoints.every={self.checkpoint_every}"] if self.steps else []
 
     @property
     def units(self) -> int:

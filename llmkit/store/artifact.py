@@ -6,6 +6,7 @@ its logs or timings, so that a stage made anew with equal bytes leaves everythin
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 
 from llmkit.config.base import Facts
 from llmkit.errors import ArtifactError
-from llmkit.store.files import sha256_file, sha256_json, sync_directory, sync_file, write_json_atomic
+from llmkit.store.files import sha256_file, sha256_json, sync_directory, sync_file, write_text_atomic
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -47,6 +48,7 @@ class Manifest:
         summary: numbers worth showing, among them cost (seconds, tokens, FLOPs).
         versions: llmkit, torch and python versions that made it.
         files: every file.
+        seal: digest of all the rest, filled in where the manifest is written; empty in those of earlier versions.
     """
 
     kind: str
@@ -62,6 +64,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     status: str = "complete"
     format: int = FORMAT
+    seal: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,30 +133,61 @@ def _damage(file: Path, entry: FileEntry, verify: bool) -> str | None:
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError("there is no finished artifact here (no manifest.json).", where=str(path)) from None
+    except OSError as error:
+        raise _unreadable(error, str(file)) from None
+    return parse_manifest(text, str(file))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """The manifest that a file holds.
+
+    Raises:
+        ArtifactError: it is of another format, or damaged.
+    """
+    try:
+        raw = json.loads(text)
         if raw["format"] != FORMAT:
             raise ArtifactError(
                 f"the manifest is of format {raw['format']}; this version reads {FORMAT}.",
-                where=str(file),
+                where=where,
                 hint="Remove the folder so that its stage runs again.",
             )
+        if "seal" in raw and (text != _text(raw) or _seal(raw) != raw["seal"]):
+            raise ValueError("it has other bytes than when it was written")
         files = tuple(_entry(entry) for entry in raw.pop("files"))
         manifest = Manifest(files=files, **raw)
-    except FileNotFoundError:
-        raise ArtifactError("there is no finished artifact here (no manifest.json).", where=str(path)) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"the manifest cannot be read: {error}.",
-            where=str(file),
-            hint="Remove the folder so that its stage runs again.",
-        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(error, where) from None
     unsafe = [entry.path for entry in files if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts]
     if unsafe or content_digest(files) != manifest.content_digest:
         problem = (
             f"names a file outside its folder: {unsafe[0]}" if unsafe else "does not add up to its own content digest"
         )
-        raise ArtifactError(f"the manifest {problem}.", where=str(file))
+        raise ArtifactError(f"the manifest {problem}.", where=where)
     return manifest
+
+
+def _unreadable(error: Exception, where: str) -> ArtifactError:
+    return ArtifactError(
+        f"the manifest cannot be read: {error}.", where=where, hint="Remove the folder so that its stage runs again."
+    )
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What the file of a manifest holds: indented JSON with a digest of itself, so that no flipped bit is missed."""
+    raw = asdict(manifest)
+    return _text({**raw, "seal": _seal(raw)}).decode()
+
+
+def _text(raw: Mapping[str, Any]) -> bytes:
+    return (json.dumps(raw, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _seal(raw: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text({**raw, "seal": ""})).hexdigest()
 
 
 def _entry(raw: Mapping[str, Any]) -> FileEntry:
@@ -186,5 +220,5 @@ def list_files(directory: Path, content: Iterable[str]) -> tuple[FileEntry, ...]
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the commit mark of an artifact whose files are all written and synced."""
-    write_json_atomic(directory / MANIFEST, asdict(manifest))
+    write_text_atomic(directory / MANIFEST, manifest_text(manifest))
     sync_directory(directory)

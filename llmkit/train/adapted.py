@@ -61,33 +61,35 @@ def as_reference(model: Transformer) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Saver:
-    """Writes the model with its tokenizer: merged, or the adapter alone.
+    """Writes a model with its tokenizer: merged, or the adapter alone.
+
+    What is written is the model that each method is given: the one that is trained, or a copy of a moment of it.
 
     Args:
-        model: as trained.
         tokenizer: of the model.
         base: the model that training started from.
         dtype: of the weights of a whole model.
     """
 
-    model: Transformer
     tokenizer: Tokenizer
     base: ResolvedInput
     dtype: torch.dtype
 
-    def whole(self, path: Path) -> None:
+    def whole(self, model: nn.Module, path: Path) -> None:
         """A Hugging Face directory of the model with its adapter, if it has one, merged."""
-        save_model(self.model, path, dtype=self.dtype)
+        assert isinstance(model, Transformer)
+        save_model(model, path, dtype=self.dtype)
         self.tokenizer.save(path)
 
-    def adapter(self, path: Path) -> None:
+    def adapter(self, model: nn.Module, path: Path) -> None:
         """A directory in PEFT's format."""
-        save_adapter(self.model, path, base=base_name(self.base, path))
+        assert isinstance(model, Transformer)
+        save_adapter(model, path, base=base_name(self.base, path))
         self.tokenizer.save(path)
 
-    def checkpoint(self, path: Path) -> None:
+    def checkpoint(self, model: nn.Module, path: Path) -> None:
         """What a checkpoint holds for use: the adapter alone where there is one."""
-        (self.whole if find_attached(self.model) is None else self.adapter)(path)
+        (self.whole if find_attached(model) is None else self.adapter)(model, path)
 
 
 def base_name(base: ResolvedInput, directory: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from llmkit.config.base import Config, Facts, Finding, StageConfig, differs
+from llmkit.train.checkpoints_config import CheckpointsConfig
 from llmkit.train.memory_config import ActivationCheckpointing
 from llmkit.train.optimizer_config import AverageConfig, OptimizerConfig
 from llmkit.train.parallel.config import ParallelConfig
@@ -76,8 +77,7 @@ class TrainConfig(StageConfig):
         {
             "evaluate_every",
             "evaluate_batches",
-            "checkpoint_every",
-            "keep_checkpoints",
+            "checkpoints",
             "log_every",
             "watchdog",
             "wandb",
@@ -121,10 +121,8 @@ class TrainConfig(StageConfig):
     """Steps between evaluations on the validation split, besides the one at the end; by default ten over the run."""
     evaluate_batches: int = Field(default=8, ge=1)
     """Batches of each evaluation."""
-    checkpoint_every: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints, besides the one at the end; by default one about every five minutes."""
-    keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    """When checkpoints are written, where, and which are kept."""
     log_every: int = Field(default=10, ge=1)
     """Steps between lines of `metrics.jsonl`."""
     watchdog: float | None = Field(default=1800.0, gt=0)
@@ -176,6 +174,7 @@ class TrainConfig(StageConfig):
         yield from self.parallel.check(self.batch_size)
         yield from self._check_schedule()
         yield from self._check_trackers()
+        yield from self.checkpoints.check(self.steps)
         yield from self._check_spikes()
         yield from self.optimizer.check(self.precision, self.schedule.name, self.average is not None)
 

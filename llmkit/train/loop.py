@@ -53,7 +53,7 @@ from llmkit.train.snapshot import SaveModel, Snapshots
 from llmkit.train.step import DivergedError, Stepper
 from llmkit.train.trackers import open_trackers
 from llmkit.train.watchdog import watched
-from llmkit.train.world import ALONE, World
+from llmkit.train.world import ALONE, World, add_up
 
 __all__ = ["DivergedError", "TrainResult", "Validation", "train"]
 
@@ -165,9 +165,11 @@ class _Loop:
             except Exception:
                 self.snapshots.checkpoints.let_finish()
                 raise
+            except BaseException:
+                self.snapshots.checkpoints.abandon()
+                raise
             self._finish()
-            asked, _ = self._agree(stop.votes(), False)
-            self._leave_if_asked(asked, self.config.steps)
+            self._leave_if_asked(elected(add_up(self.world.gather(stop.votes()))), self.config.steps)
         return TrainResult(self.config.steps, self.recorder.summary())
 
     def _attempt(self, stop: StopRequest) -> bool:
@@ -195,9 +197,16 @@ class _Loop:
         settings, checkpoints = self.config.checkpoints, self.snapshots.checkpoints
         for step in range(self.start, steps):
             began = time.monotonic()
-            self.beat(f"step {step + 1}")
-            self._step(step)
             done = step + 1
+            self.beat(f"step {done}")
+
+            def ballot(done: int = done, saved_at: float = saved_at) -> list[float]:
+                # The signal first: one that comes from here on is answered after the next step.
+                votes = stop.votes()
+                due = settings.is_due(done, time.monotonic() - saved_at)
+                return [*votes, float(due), float(checkpoints.failed)]
+
+            asked, due = self._agree(self._step(step, ballot))
             self.beat(f"what follows step {done}")
             if done % self.config.log_every == 0 or done == steps:
                 recorder.log(done)
@@ -207,36 +216,34 @@ class _Loop:
                     measures = recorder.evaluate(done, self.model, self.validation)
             recorder.totals.seconds += time.monotonic() - began
             bar.advance(note=recorder.note)
-            # Read once: a signal that comes from here on is answered after the next step.
-            is_due = settings.is_due(done, time.monotonic() - saved_at) or checkpoints.is_best(measures)
-            asked, due = self._agree(stop.votes(), is_due)
-            if done == steps or asked or due:
+            best = bool(measures) and self.world.any(checkpoints.is_best(measures))
+            if done == steps or asked or due or best:
                 self.snapshots.save(done, measures, wait=done == steps or bool(asked))
                 saved_at = time.monotonic()
             self._leave_if_asked(asked, done)
 
-    def _step(self, step: int) -> None:
+    def _step(self, step: int, ballot: Callable[[], list[float]]) -> list[float]:
+        """Make a step; what all ranks have put into the ballot, added up."""
         began = time.monotonic()
         seed_generators(self.context.seed, "batches", step)
         batches = self.source.batches(step)
         waited = time.monotonic() - began
         if self.guard.passes_over(step):
-            return
-        result = self.stepper.run(batches, step)
+            return add_up(self.world.gather(ballot()))
+        result = self.stepper.run(batches, step, ballot)
         self.recorder.count(result, waited, time.monotonic() - began)
+        return result.ballot
 
-    def _agree(self, votes: list[float], due: bool) -> tuple[str | None, bool]:
+    def _agree(self, ballot: list[float]) -> tuple[str | None, bool]:
         """The signal that any rank has had, and whether any rank's clock says that a checkpoint is due.
 
         Raises:
             LLMKitError: a checkpoint could not be written in the background.
         """
-        checkpoints = self.snapshots.checkpoints
-        said = self.world.gather([*votes, float(due), float(checkpoints.failed)])
-        *counts, clocks, failures = (sum(column) for column in zip(*said, strict=True))
+        *votes, clocks, failures = ballot
         if failures:
-            checkpoints.wait()
-        return elected(counts), bool(clocks)
+            self.snapshots.checkpoints.wait()
+        return elected(votes), bool(clocks)
 
     def _leave_if_asked(self, signal_name: str | None, done: int) -> None:
         if signal_name:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from llmkit.errors import ArtifactError
 from llmkit.model.quantization.linear import QuantizedLinear
 from llmkit.train.contract import State
 
 Named = Sequence[tuple[str, nn.Parameter]]
+
+_NAMES = ("params", "param_names")
 
 
 def weight_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -30,48 +31,68 @@ def weight_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-@torch.no_grad()
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Set the tensors that `weight_tensors` names.
-
-    Raises:
-        ArtifactError: other names or shapes.
-    """
-    wanted = weight_tensors(model)
-    if {name: tensor.shape for name, tensor in wanted.items()} != {n: tensor.shape for n, tensor in tensors.items()}:
-        raise ArtifactError(
-            "the checkpoint's weights are not those of this model.",
-            hint="Remove the stage's unfinished folder so that it starts over.",
-        )
-    for name, tensor in wanted.items():
-        tensor.copy_(tensors[name])
-
-
 def optimizer_tensors(parameters: Named, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """The optimizers' state as `<key>:<parameter's name>`; all of it is tensors."""
-    return {
-        f"{key}:{name}": value
-        for optimizer in optimizers
-        for name, parameter in parameters
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    """The tensors of the optimizers' state as `<key>:<parameter's name>`."""
+    return {label: value for label, value in _states(parameters, optimizers) if isinstance(value, Tensor)}
 
 
-def load_optimizers(parameters: Named, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """Set the state that `optimizer_tensors` names."""
-    by_name = dict(parameters)
-    owner = {
-        id(parameter): optimizer
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
+def optimizer_numbers(parameters: Named, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    """What the optimizers keep beside tensors: JSON values of parameters, and those of groups."""
+    values = {label: value for label, value in _states(parameters, optimizers) if not isinstance(value, Tensor)}
+    groups = [[_plain(group) for group in optimizer.param_groups] for optimizer in optimizers]
+    return {"state": values, "groups": groups}
+
+
+def _states(parameters: Named, optimizers: Sequence[Optimizer]) -> Iterator[tuple[str, Any]]:
+    for optimizer in optimizers:
+        for name, parameter in parameters:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                yield f"{key}:{name}", value
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = (int, float, str, list, tuple, type(None))
+    return {key: value for key, value in group.items() if key not in _NAMES and isinstance(value, kinds)}
+
+
+def make_state(parameters: Named, optimizers: Sequence[Optimizer]) -> None:
+    """Have the optimizers make the state that they keep, divided over the ranks as they divide it, for numbers to be
+    loaded into. Weights are changed on the way: they are to be loaded after this.
+    """
     for optimizer in optimizers:
         optimizer.state.clear()
-    for label, tensor in tensors.items():
-        key, _, name = label.partition(":")
-        parameter = by_name[name]
-        owner[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
+    for _, parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def load_numbers(
+    parameters: Named, optimizers: Sequence[Optimizer], numbers: Mapping[str, Any], saved: Container[str]
+) -> None:
+    """Set what `optimizer_numbers` names, and drop state that was not saved: that of a parameter without updates.
+
+    Args:
+        parameters, optimizers: what is trained.
+        numbers: of the checkpoint.
+        saved: labels of the tensors of the checkpoint.
+    """
+    for optimizer in optimizers:
+        for name, parameter in parameters:
+            state = optimizer.state.get(parameter, {})
+            for key in list(state):
+                label = f"{key}:{name}"
+                if label in numbers["state"]:
+                    state[key] = numbers["state"][label]
+                elif label not in saved:
+                    del state[key]
+            if not state:
+                optimizer.state.pop(parameter, None)
+    for optimizer, groups in zip(optimizers, numbers["groups"], strict=True):
+        for group, values in zip(optimizer.param_groups, groups, strict=True):
+            for key, value in values.items():
+                group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
 
 
 def split_state(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -13,6 +13,9 @@ from llmkit.store.stage import Context
 from llmkit.train.config import TrainConfig
 from llmkit.train.metrics import Tracker
 
+WANDB_ID = "wandb-run-id"
+"""File with the id of the run on Weights & Biases."""
+
 
 class WandbTracker:
     """Weights & Biases. A resumed run goes on in the run that it began."""
@@ -79,7 +82,7 @@ def open_trackers(config: TrainConfig, context: Context, step: int) -> list[Trac
 
 def _wandb_run_id(directory: Path) -> str:
     """The id of the run that an earlier attempt began, or a new one."""
-    file = directory / "wandb-run-id"
+    file = directory / WANDB_ID
     if not file.is_file():
         write_text_atomic(file, secrets.token_hex(8))
     return file.read_text(encoding="utf-8")

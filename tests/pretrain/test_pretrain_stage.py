@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pretrain_samples import (
@@ -115,7 +114,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     tmp_path: Path, model: dict[str, Any], precision: str
 ) -> None:
     data = write_tokens(tmp_path / "tokens")
-    settings = {"model": model, "precision": precision, "steps": 30, "log_every": 1, "checkpoint_every": 3}
+    settings = {"model": model, "precision": precision, "steps": 30, "log_every": 1, "checkpoints": {"every": 3}}
     pretrain(tmp_path / "whole", data, **settings)
     directory = tmp_path / "killed"
     process = subprocess.Popen(

@@ -127,7 +127,7 @@ def lines(directory: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in timed} for line in read]
 
 
-SETTINGS: dict[str, Any] = {"steps": 24, "precision": "fp32", "log_every": 1, "keep_checkpoints": 1}
+SETTINGS: dict[str, Any] = {"steps": 24, "precision": "fp32", "log_every": 1}
 REWINDS = {"skips": 1, "rewinds": 2, "lookback": 2}
 
 
@@ -149,7 +149,7 @@ def test_a_bad_step_is_left_out_and_said(
 def test_bad_steps_that_do_not_end_stop_with_what_was_tried(tmp_path: Path, poisoned: type[PoisonedSource]) -> None:
     poisoned.bad = frozenset(range(7, 99))
     with pytest.raises(DivergedError, match=r"step 11 is not finite.*; 3 bad steps before it were left out\."):
-        run_toy(tmp_path, **SETTINGS)
+        run_toy(tmp_path, checkpoints={"every": 5, "keep_last": 1}, **SETTINGS)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
 
 
@@ -161,9 +161,11 @@ def test_where_training_goes_back_to_does_not_matter(
     (tmp_path / "told").mkdir()
     told = [Passage(8, 11, "told"), Passage(17, 20, "told")]
     (tmp_path / "told" / FILE).write_text("".join(json.dumps(vars(passage)) + "\n" for passage in told))
-    expected = run_toy(tmp_path / "told", spikes=REWINDS, **SETTINGS, checkpoint_every=100)
+    expected = run_toy(tmp_path / "told", spikes=REWINDS, **SETTINGS, checkpoints={"every": 100, "keep_last": 1})
     poisoned.bad = frozenset({10, 11, 19, 20})
-    result = run_toy(tmp_path / "found", spikes=REWINDS, **SETTINGS, checkpoint_every=checkpoint_every)
+    result = run_toy(
+        tmp_path / "found", spikes=REWINDS, **SETTINGS, checkpoints={"every": checkpoint_every, "keep_last": 1}
+    )
     assert sha256_tree(tmp_path / "found" / "model") == sha256_tree(tmp_path / "told" / "model")
     assert lines(tmp_path / "found") == lines(tmp_path / "told")
     counts = {key: result.summary[key] for key in ("passed_over_steps", "rewinds")}
@@ -175,7 +177,7 @@ def test_where_training_goes_back_to_does_not_matter(
 def test_killed_anywhere_around_a_rewind_it_ends_with_the_same_bytes(
     tmp_path: Path, poisoned: type[PoisonedSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {**SETTINGS, "steps": 24, "spikes": REWINDS, "checkpoint_every": 3}
+    settings = {**SETTINGS, "steps": 24, "spikes": REWINDS, "checkpoints": {"every": 3, "keep_last": 1}}
     poisoned.bad = frozenset({10, 11, 19, 20})
     whole = run_toy(tmp_path / "whole", **settings)
     killed = tmp_path / "killed"
@@ -196,7 +198,7 @@ def test_killed_anywhere_around_a_rewind_it_ends_with_the_same_bytes(
 def test_killed_right_after_the_note_of_a_rewind_the_given_up_checkpoints_are_not_gone_on_from(
     tmp_path: Path, poisoned: type[PoisonedSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {**SETTINGS, "steps": 14, "spikes": REWINDS, "checkpoint_every": 1}
+    settings = {**SETTINGS, "steps": 14, "spikes": REWINDS, "checkpoints": {"every": 1, "keep_last": 1}}
     poisoned.bad = frozenset({10, 11})
     run_toy(tmp_path / "whole", **settings)
 

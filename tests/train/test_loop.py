@@ -47,7 +47,7 @@ def run(directory: Path, model: nn.Module, objective: Any, source: Any, **settin
         source=source,
         config=ToyConfig.model_validate(values),
         context=Context(name="toy", seed=1, directory=directory, where="a.yaml:3: stages.toy"),
-        save=lambda path: path.mkdir(),
+        save=lambda model, path: path.mkdir(),
     )
 
 
@@ -81,7 +81,7 @@ def test_clipping_scales_the_gradient_to_the_norm(tmp_path: Path) -> None:
         model = nn.Linear(4, 1, bias=False)
         model.weight.data.copy_(torch.tensor([[0.5, -1.0, 2.0, 0.25]]))
         run(tmp_path / str(clip), model, Squares(), Rows(8), batch_size=8, clip_norm=clip)
-        stored = load_file(tmp_path / str(clip) / "checkpoints/step-00000001/trainer/optimizer.safetensors")
+        stored = load_file(tmp_path / str(clip) / "checkpoints/step-00000001/trainer/optimizer-00000.safetensors")
         moments[clip] = stored["exp_avg:weight"].double()
     norm = moments[None].norm()
     assert norm > 0.05
@@ -103,7 +103,16 @@ class Poisoned(Squares):
 def test_a_step_that_is_not_finite_is_named_and_changes_nothing(tmp_path: Path, value: float) -> None:
     model = nn.Linear(4, 1)
     with pytest.raises(DivergedError, match=r"step 4 is not finite.*in `weight`") as raised:
-        run(tmp_path, model, Poisoned(4, value), Rows(8), batch_size=8, steps=9, checkpoint_every=3, spikes={"skips": 0})
+        run(
+            tmp_path,
+            model,
+            Poisoned(4, value),
+            Rows(8),
+            batch_size=8,
+            steps=9,
+            checkpoints={"every": 3},
+            spikes={"skips": 0},
+        )
     assert raised.value.where == "a.yaml:3: stages.toy"
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]

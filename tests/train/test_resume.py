@@ -53,11 +53,11 @@ def wait_for_step(process: subprocess.Popen[bytes], directory: Path, step: int) 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, precision: str) -> None:
-    settings = {"precision": precision, "optimizer": {"name": "muon"}, "log_every": 1, "steps": 35}
-    run_toy(tmp_path / "whole", **settings, checkpoint_every=7)
-    arguments = [f"precision={precision}", "optimizer={name: muon}", "log_every=1", "steps=35"]
+    settings = {"precision": precision, "optimizer": {"name": "muon"}, "log_every": 1, "steps": 70}
+    run_toy(tmp_path / "whole", **settings, checkpoints={"every": 7})
+    arguments = [f"precision={precision}", "optimizer={name: muon}", "log_every=1", "steps=70"]
     # A checkpoint at every step, so that many of the moments fall into the writing of one.
-    arguments.append("checkpoint_every=1")
+    arguments.append("checkpoints={every: 1}")
     moments = random.Random(precision)
     killed = 0
     directory = tmp_path / "killed"
@@ -69,17 +69,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, pr
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
     assert killed == 2
-    run_toy(directory, **settings, checkpoint_every=1)
+    run_toy(directory, **settings, checkpoints={"every": 1})
     assert sha256_tree(directory / "model") == sha256_tree(tmp_path / "whole" / "model")
     assert lines_without_times(directory) == lines_without_times(tmp_path / "whole")
-    assert steps_of(directory, "train") == list(range(1, 36))
+    assert steps_of(directory, "train") == list(range(1, 71))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
 def test_a_signal_saves_a_checkpoint_and_the_rest_is_the_same(
     tmp_path: Path, number: signal.Signals, code: str
 ) -> None:
-    settings: dict[str, Any] = {"log_every": 1, "steps": 30, "checkpoint_every": 1000, "precision": "fp32"}
+    settings: dict[str, Any] = {"log_every": 1, "steps": 30, "checkpoints": {"every": 1000}, "precision": "fp32"}
     run_toy(tmp_path / "whole", **settings)
     directory = tmp_path / "stopped"
     before = signal.getsignal(number)
@@ -135,14 +135,14 @@ def test_a_signal_while_the_finished_model_is_written_is_not_lost(tmp_path: Path
 def test_a_signal_right_before_a_checkpoint_is_decided_on_leaves_none_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmkit.train.loop import _Loop
+    from llmkit.train.checkpoints_config import CheckpointsConfig
 
-    def due(loop: _Loop, done: int, saved_at: float) -> bool:
-        if done == 3:
+    def due(settings: CheckpointsConfig, step: int, seconds: float) -> bool:
+        if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return False
 
-    monkeypatch.setattr(_Loop, "_checkpoint_is_due", due)
+    monkeypatch.setattr(CheckpointsConfig, "is_due", due)
     with pytest.raises(Interrupted, match="after step 4 of 9"):
         run_toy(tmp_path, steps=9)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
@@ -151,8 +151,8 @@ def test_a_signal_right_before_a_checkpoint_is_decided_on_leaves_none_behind(
 def test_evaluation_and_checkpoints_do_not_change_what_is_learnt(tmp_path: Path) -> None:
     digests = set()
     for name, settings in (
-        ("a", {"evaluate_every": 1, "checkpoint_every": 1}),
-        ("b", {"evaluate_every": 20, "checkpoint_every": None, "log_every": 3}),
+        ("a", {"evaluate_every": 1, "checkpoints": {"every": 1}}),
+        ("b", {"evaluate_every": 20, "checkpoints": {}, "log_every": 3}),
     ):
         run_toy(tmp_path / name, steps=20, **settings)
         digests.add(sha256_tree(tmp_path / name / "model"))

@@ -110,7 +110,7 @@ def toy_validation(model: nn.Module) -> dict[str, float]:
 
 def run_toy(directory: Path, **settings: Any) -> TrainResult:
     directory.mkdir(parents=True, exist_ok=True)
-    config = ToyConfig.model_validate({"batch_size": 8, "steps": 40, "checkpoint_every": 5, **settings})
+    config = ToyConfig.model_validate({"batch_size": 8, "steps": 40, "checkpoints": {"every": 5}, **settings})
     model = ToyModel()
     return train(
         model=model,
@@ -118,7 +118,7 @@ def run_toy(directory: Path, **settings: Any) -> TrainResult:
         source=ToySource(config.batch_size, config.micro_batch),
         config=config,
         context=Context(name="toy", seed=7, directory=directory, where="toy.yaml:1: stages.toy"),
-        save=lambda path: save_toy(model, path),
+        save=save_toy,
         validation=toy_validation,
         flops_per_token=6.0 * sum(p.numel() for p in model.parameters()),
     )
