@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 PLAIN_INTERVAL_SECONDS = 10.0
+WIDTH = 80
+"""Columns that a line of progress fits."""
 
 
 def say(text: str) -> None:
@@ -80,10 +82,14 @@ class Progress:
         self._total = total
         self._done = done
         self._stream = stream
-        self._last = time.monotonic()
+        self._begun_at, self._last = done, time.monotonic()
+        self._began = self._last
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Count `amount` more units as done and show `note` (current loss, rate) beside them."""
+        """Count `amount` more units as done and show `note` (current loss, rate) beside them.
+
+        Parts of the note, `, ` between them, are left out from the end where the line has no room for all.
+        """
         self._done += amount
         self._draw(note)
 
@@ -94,7 +100,14 @@ class Progress:
             return
         self._last = now
         of = f"/{self._total:,}" if self._total is not None else ""
-        print(f"{self._label}: {self._done:,}{of} {note}".rstrip(), file=self._stream, flush=True)
+        left = ""
+        if self._total is not None and not finished and self._done > self._begun_at:
+            pace = (now - self._began) / (self._done - self._begun_at)
+            left = f", {format_seconds(pace * (self._total - self._done))} left"
+        begin = f"{self._label}: {self._done:,}{of}"
+        shown = shortened(note, WIDTH - len(begin) - 1 - len(left))
+        line = f"{begin} {shown}{left}" if shown else begin + left
+        print(line, file=self._stream, flush=True)
 
 
 class _LiveProgress(Progress):
@@ -108,7 +121,7 @@ class _LiveProgress(Progress):
 
         self._bar = RichProgress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}"),
@@ -119,10 +132,26 @@ class _LiveProgress(Progress):
         self._bar.start()
 
     def _draw(self, note: str) -> None:
-        self._bar.update(self._task, completed=self._done, note=note)
+        # Bar, time left and the gaps between columns take 25.
+        begin = f"{self._label} {self._total:,}/{self._total:,}" if self._total is not None else self._label
+        room = max(WIDTH, self._bar.console.width) - len(begin) - 25
+        self._bar.update(self._task, completed=self._done, note=shortened(note, room))
 
     def close(self) -> None:
         self._bar.stop()
+
+
+def shortened(note: str, room: int) -> str:
+    """As many parts of a note, from its begin, as fit into so many columns."""
+    parts = note.split(", ")
+    while parts and len(", ".join(parts)) > room:
+        parts.pop()
+    return ", ".join(parts)
+
+
+def format_bytes(size: float) -> str:
+    """Bytes as `512 MiB` or `1.2 GiB`."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 @contextmanager
@@ -147,7 +176,7 @@ def summary_line(values: Mapping[str, Any], most: int = 5) -> str:
 
     Values of the last training step, cost and nested values are left to the manifest and the report.
     """
-    hidden = ("train_", "seconds", "flops")
+    hidden = ("train_", "seconds", "flops", "peak_memory")
     shown = {key: value for key, value in values.items() if not key.startswith(hidden)}
     numbers = [f"{key} {format_cell(value)}" for key, value in shown.items() if isinstance(value, (int, float, str))]
     return ", ".join(numbers[:most])

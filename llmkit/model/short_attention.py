@@ -12,7 +12,7 @@ Shapes: B batch, L tokens, H heads, K key/value heads, D head width, F rotated p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def fits(query_BLHD: Tensor, key_BLKD: Tensor) -> bool:
     """Whether these are what the operator is for; by kind and shape alone, so that passes with and without gradients
     give the same bits."""
     # Not of a subclass: a DTensor's blocks are cut across devices.
-    if is_traceable_wrapper_subclass(query_BLHD):
+    if is_traceable_wrapper_subclass(cast(object, query_BLHD)):
         return False
     if query_BLHD.device.type != "cpu" or query_BLHD.dtype != torch.bfloat16:
         return False

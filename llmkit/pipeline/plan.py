@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from llmkit.config.experiment import chain_facts
-from llmkit.console import format_seconds
+from llmkit.console import format_bytes, format_seconds
 from llmkit.pipeline.inputs import outside_facts
 from llmkit.pipeline.run import Pipeline, raise_errors
 from llmkit.store.stage import Plan
@@ -93,7 +93,7 @@ def plan_table(planned: dict[str, Any]) -> tuple[Sequence[str], list[list[Any]]]
             _short(row["tokens"]),
             _short(row["flops_per_token"]),
             _short(row["flops"]),
-            _size(sum(row["memory_bytes"].values()) or None),
+            _size(sum(row["memory_bytes"].values())),
             row["fits"],
             None if row["seconds"] is None else format_seconds(row["seconds"]),
             None if row["joules"] is None else _short(row["joules"] / 3.6e6),
@@ -110,8 +110,8 @@ def memory_table(planned: dict[str, Any]) -> tuple[Sequence[str], list[list[Any]
     for row in planned["stages"]:
         memory = row["memory_bytes"]
         rest = sum(size for part, size in memory.items() if part not in parts)
-        sizes = [_size(memory.get(part)) for part in parts]
-        rows.append([row["name"], row["precision"], row["micro_batch"], *sizes, _size(rest or None)])
+        sizes = [_size(memory.get(part, 0)) for part in parts]
+        rows.append([row["name"], row["precision"], row["micro_batch"], *sizes, _size(rest)])
     return ("stage", "precision", "rows", *parts, "other"), rows
 
 
@@ -125,8 +125,5 @@ def _short(number: float | None) -> str | None:
     return f"{number:.2g}"
 
 
-def _size(size: float | None) -> str | None:
-    """Bytes as text."""
-    if size is None:
-        return None
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+def _size(size: float) -> str | None:
+    return format_bytes(size) if size else None

@@ -13,7 +13,7 @@ METRICS = "metrics.jsonl"
 DRAWN_POINTS = 400
 SMOOTHING = 0.02
 _SETBACKS = ("skipped_steps", "rewinds", "passed_over_steps")
-_NOT_CURVES = {"step", "split", "tokens", "seconds", "epoch", "time", *_SETBACKS}
+_NOT_CURVES = {"step", "split", "tokens", "seconds", "seconds_left", "memory_bytes", "epoch", "time", *_SETBACKS}
 # What a reader looks at first and last; the rest stands between by name.
 _FIRST = ("loss", "reward", "kl", "accuracy")
 _LAST = ("lr", "grad_norm")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmkit.console import format_bytes
 from llmkit.store.stage import Context
 from llmkit.train.config import TrainConfig
 from llmkit.train.engine import Engine
@@ -19,7 +22,16 @@ from llmkit.train.seeding import seed_generators
 from llmkit.train.step import StepResult
 from llmkit.train.world import ALONE, World
 
-_NO_RESULTS = ("lr", "tokens", "seconds", "skipped_steps", "passed_over_steps", "rewinds")
+_NO_RESULTS = (
+    "lr",
+    "tokens",
+    "seconds",
+    "seconds_left",
+    "memory_bytes",
+    "skipped_steps",
+    "passed_over_steps",
+    "rewinds",
+)
 Validation = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -100,16 +112,31 @@ class Recorder:
             "lr": learning_rate(done - 1, self.config),
             "tokens": self.totals.tokens,
             "seconds": self.totals.seconds,
+            "memory_bytes": self.peak_memory(),
         }
-        self.note = f"loss {values['loss']:.4g}, lr {values['lr']:.2g}" if "loss" in values else "no update"
+        notes = [f"loss {values['loss']:.4g}" if "loss" in values else "no update", *self._held_out()]
         if step_seconds:
             speed = values["tokens_per_second"] = step_tokens / step_seconds
-            self.note += f", {speed:,.0f} tokens/s"
+            values["seconds_left"] = self.totals.seconds / done * (self.config.steps - done)
+            notes.append(f"{speed:,.0f} tokens/s")
             if self.flops_per_token is not None:
                 values["utilization"] = speed * self.flops_per_token / (self.engine.matrix_rate * self.world.size)
-                self.note += f", {values['utilization']:.0%} of the matrix rate"
+                notes.append(f"{values['utilization']:.0%} of matrix rate")
+        self.note = ", ".join([*notes, format_bytes(values["memory_bytes"]), f"lr {values['lr']:.2g}"])
         self._write(done, "train", values)
         self.window = Window()
+
+    def _held_out(self) -> list[str]:
+        """The last measure on held-out data, in a few words."""
+        bits, loss = (self.totals.last.get(f"validation_{name}") for name in ("bits_per_byte", "loss"))
+        if bits is not None:
+            return [f"{bits:.4g} bits/byte"]
+        return [] if loss is None else [f"validation {loss:.4g}"]
+
+    def peak_memory(self) -> float:
+        """Bytes that any rank's device has held at most: of a GPU what torch had given out, else of the process."""
+        own = torch.cuda.max_memory_allocated() if self.engine.device == "cuda" else _resident_peak()
+        return max(row[0] for row in self.world.gather([float(own)]))
 
     def evaluate(self, done: int, model: nn.Module, validation: Validation) -> dict[str, float]:
         """Measure the model on held-out data, write a line of it, and return it."""
@@ -134,7 +161,14 @@ class Recorder:
             "precision": self.engine.precision,
             "tokens": self.totals.tokens,
             "seconds": self.totals.seconds,
+            "peak_memory_bytes": self.peak_memory(),
         }
         if self.flops_per_token is not None:
             summary["flops"] = self.flops_per_token * self.totals.tokens
         return summary
+
+
+def _resident_peak() -> int:
+    """Bytes of main memory that the process has held at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
