@@ -110,7 +110,10 @@ class EpochSampler:
         differ in length by one.
         """
         begin, end = self._batch * rank // world, self._batch * (rank + 1) // world
-        positions = step * self._batch + np.arange(begin, end, dtype=np.int64)
+        return self.at(step * self._batch + np.arange(begin, end, dtype=np.int64))
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices at places of the endless row of epochs, [k]."""
         epochs, offsets = np.divmod(positions, self._n)
         out = np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():

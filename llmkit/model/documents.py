@@ -67,13 +67,13 @@ class Documents:
     places: Tensor
     padding: Tensor
 
-    def to(self, device: torch.device) -> Documents:
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Documents:
         """The same on a device."""
         if self.order.device == device:
             return self
 
         def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+            return tensor.to(device, non_blocking=non_blocking)
 
         groups = (g if g.real is None else replace(g, real=moved(g.real)) for g in self.groups)
         return Documents(
@@ -85,6 +85,11 @@ class Documents:
             moved(self.places),
             moved(self.padding),
         )
+
+    def borders(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Where documents begin behind token `begin` and before token `end`, counted from `begin`."""
+        starts = self.ends.numpy().astype(np.int64)
+        return starts[(starts > begin) & (starts < end)] - begin
 
     def gather(self, x_TF: Tensor) -> Tensor:
         """Bring tokens to their places: [T, ...] to [P, ...]."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from llmkit.config.base import Config, Facts, Finding, Input, differs
 from llmkit.model.config import ModelConfig
 from llmkit.model.cost import block_linears
+from llmkit.model.facts import architecture_facts
 from llmkit.model.families import FAMILIES
 from llmkit.model.spec import ModelSpec
-from llmkit.model.facts import architecture_facts
+from llmkit.pretrain.course import Course, Phase
 from llmkit.train.config import TrainConfig
 from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.ramp import Points, value_at
 
 Objective = Literal["causal", "masked"]
 _HEADS: Mapping[Objective, Literal["causal-lm", "masked-lm"]] = {"causal": "causal-lm", "masked": "masked-lm"}
@@ -26,15 +30,73 @@ def _model_kind(value: Any) -> str | None:
     return "new" if isinstance(value, (dict, ModelSpec)) else None
 
 
+class SpanConfig(Config):
+    """Lengths of the spans that are hidden (Joshi et al. 2020): geometric, and none longer than the longest."""
+
+    stop: float = Field(default=0.2, gt=0, le=1)
+    """The chance that a span ends behind each of its tokens; 0.2 and at most 10 make 3.8 tokens on average."""
+    longest: int = Field(default=10, ge=1, le=1000)
+    """Tokens (or words) of a span at most."""
+
+
 class MaskConfig(Config):
     """Which tokens a masked language model has to find, and what it sees in their place (Devlin et al. 2018)."""
 
-    probability: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the tokens that are chosen; special tokens never are."""
+    probability: Annotated[float, Field(gt=0, lt=1)] | Points = 0.15
+    """Share of the tokens that are chosen; special tokens never are. One number, or points: [[0, 0.3], [1, 0.15]] goes
+    from 0.3 at the begin of the training to 0.15 at its end."""
+    whole_words: bool = False
+    """Choose whole words, and not single tokens of them."""
+    spans: SpanConfig | None = None
+    """Choose spans of neighbouring tokens, or words; by default each by itself."""
     replace: float = Field(default=0.8, ge=0, le=1)
     """Share of the chosen ones that become the mask token."""
     random: float = Field(default=0.1, ge=0, le=1)
     """Share of the chosen ones that become a random ordinary token; the rest stay as they are."""
+
+    @property
+    def mean_probability(self) -> float:
+        """The share of chosen tokens over the whole training."""
+        places = [0.0, 1.0] if isinstance(self.probability, float) else [0.0, *(p for p, _ in self.probability), 1.0]
+        values = [value_at(self.probability, place) for place in places]
+        sides = zip(itertools.pairwise(places), itertools.pairwise(values), strict=True)
+        return sum((end - begin) * (low + high) / 2 for (begin, end), (low, high) in sides)
+
+    @field_validator("probability")
+    @classmethod
+    def _possible(cls, value: float | list[list[float]]) -> float | list[list[float]]:
+        if not isinstance(value, float) and any(not 0 < probability < 1 for _, probability in value):
+            raise ValueError("probabilities lie between 0 and 1")
+        return value
+
+
+class SourceConfig(Config):
+    """One of several sources of tokens."""
+
+    data: str = Field(min_length=1)
+    """The tokens: a stage `tokens`, or the folder of one."""
+    weight: Annotated[float, Field(ge=0)] | Points = 1.0
+    """Share of the sequences that come from here, against the other sources' weights. One number, or points:
+    [[0, 0.9], [1, 0.3]] goes from 0.9 at the begin of the training to 0.3 at its end."""
+
+
+class PhaseConfig(Config):
+    """Steps at the begin of the training that are made of other batches than the rest."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """How many steps."""
+    tokens: int | None = Field(default=None, ge=1)
+    """As many steps as it takes to see at least so many tokens; in place of `steps`."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Sequences for each optimizer step; by default `batch_size` of the stage."""
+    sequence_length: int | None = Field(default=None, ge=8)
+    """Tokens of a sequence; by default `sequence_length` of the stage."""
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> Self:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("a phase lasts for a number of `steps` or of `tokens`: give one of them")
+        return self
 
 
 class PretrainConfig(TrainConfig):
@@ -44,8 +106,9 @@ class PretrainConfig(TrainConfig):
 
     stage: Literal["pretrain"] = "pretrain"
     """Kind of the stage."""
-    data: str = Field(min_length=1)
-    """The tokens: a stage `tokens`, or the folder of one."""
+    data: Annotated[str, Field(min_length=1)] | Annotated[list[SourceConfig], Field(min_length=1)]
+    """The tokens: a stage `tokens`, or the folder of one; or a list of such with their weights (`{data: ..., weight:
+    ...}`), which are mixed."""
     model: Annotated[
         Annotated[ModelSpec, Tag("new")] | Annotated[str, Tag("start"), Field(min_length=1)],
         Discriminator(
@@ -60,6 +123,12 @@ class PretrainConfig(TrainConfig):
     """causal: predict the next token. masked: find hidden tokens. By default what the model is made for."""
     sequence_length: int | None = Field(default=None, ge=8)
     """Tokens of a training sequence; by default the model's context."""
+    documents: Literal["apart", "joined"] = "apart"
+    """Of several documents in one sequence, apart: none sees another, and the first token of each is not predicted.
+    joined: the text is read as one."""
+    phases: list[PhaseConfig] = Field(default=[])
+    """What the first steps are made of, one phase after another, such as smaller batches or shorter sequences; then
+    `batch_size` and `sequence_length` hold."""
     mask: MaskConfig = MaskConfig()
     """Masking, for the masked objective."""
     z_loss: float = Field(default=0.0, ge=0, le=1)
@@ -68,12 +137,32 @@ class PretrainConfig(TrainConfig):
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, weight_decay=0.1)
     """How gradients become updates."""
 
+    @property
+    def sources(self) -> dict[str, SourceConfig]:
+        """The sources of tokens by the key that names them."""
+        if isinstance(self.data, str):
+            return {"data": SourceConfig(data=self.data)}
+        return {f"data.{number}.data": source for number, source in enumerate(self.data)}
+
     def inputs(self) -> list[Input]:
         """The tokens, and the model where training goes on from one."""
-        found = [Input("data", self.data, ("tokens",))]
+        found = [Input(key, source.data, ("tokens",)) for key, source in self.sources.items()]
         if isinstance(self.model, str):
             found.append(Input("model", self.model, ("model",)))
         return found
+
+    def course(self, length: int) -> Course:
+        """What the steps are made of; `length` is that of sequences where the settings say nothing."""
+        length = self.sequence_length or length
+        phases = [
+            Phase(phase.batch_size or self.batch_size, phase.sequence_length or length, phase.steps, phase.tokens)
+            for phase in self.phases
+        ]
+        return Course([*phases, Phase(self.batch_size, length)], self.steps)
+
+    def resolved(self, length: int) -> PretrainConfig:
+        """The same settings with the length of sequences written out."""
+        return self.model_copy(update={"sequence_length": self.sequence_length or length})
 
     def architecture(
         self,
@@ -101,7 +190,7 @@ class PretrainConfig(TrainConfig):
 
     def model_facts(self, inputs: Mapping[str, Facts]) -> dict[str, Any]:
         """What is known of the model that is trained."""
-        tokens = inputs["data"]
+        tokens = inputs[next(iter(self.sources))]
         if isinstance(self.model, str):
             return {**inputs["model"].properties, "labels": []}
         # The size of the vocabulary decides no more than the number of parameters.
@@ -119,6 +208,7 @@ class PretrainConfig(TrainConfig):
         }
         if vocab_size is not None:
             facts |= {"vocab_size": vocab_size, "parameters": config.parameter_count()}
+            facts["architecture"] = architecture_facts(config)
             facts |= {"active_parameters": config.active_parameter_count()} if config.experts else {}
         if tokens.get("chat_template") is not None:
             facts["chat_template"] = tokens.get("chat_template")
@@ -134,9 +224,12 @@ class PretrainConfig(TrainConfig):
     def check(self, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
         """Whether tokens, model, objective and lengths fit together."""
         yield from super().check(inputs)
-        model, tokens = Facts("model", self.model_facts(inputs)), inputs["data"]
-        yield from self._check_objective(model, tokens)
-        yield from self._check_splits(tokens)
+        model = Facts("model", self.model_facts(inputs))
+        for key in self.sources:
+            yield from self._check_tokens(key, inputs[key], model)
+        yield from self._check_sources()
+        yield from self._check_phases(model)
+        yield from self._check_objective(model)
         context, length = model.get("context"), self.sequence_length
         if length is not None and context is not None and length > context:
             yield Finding(
@@ -144,15 +237,82 @@ class PretrainConfig(TrainConfig):
                 key="sequence_length",
                 hint=f"Use at most {context:,}, or a model with a longer `context`.",
             )
+
+    def _check_tokens(self, key: str, tokens: Facts, model: Facts) -> Iterator[Finding]:
+        name = self.sources[key].data
         ours, theirs = model.get("vocab_size"), tokens.get("vocab_size")
         if ours is not None and theirs is not None and theirs > ours:
             yield Finding(
-                f"the tokens are of a vocabulary of {theirs:,}, and `{self.model}` knows {ours:,}.",
-                key="data",
+                f"the tokens are of a vocabulary of {theirs:,}, and `{self._model_name}` knows {ours:,}.",
+                key=key,
                 hint="Make the tokens with the model's own tokenizer.",
             )
+        causal = model.get("causal")
+        if causal is not None and self.chosen_objective(causal) == "masked" and tokens.get("mask_token") is False:
+            yield Finding(
+                "the tokenizer of these tokens has no mask token, which the masked objective needs.",
+                key=key,
+                hint="Train a tokenizer with `algorithm: wordpiece` or with `masked: true`, or a causal model.",
+            )
+        yield from _check_splits(key, name, tokens)
 
-    def _check_objective(self, model: Facts, tokens: Facts) -> Iterator[Finding]:
+    @property
+    def _model_name(self) -> str:
+        return self.model if isinstance(self.model, str) else "the first source's tokenizer"
+
+    def _check_sources(self) -> Iterator[Finding]:
+        names = [source.data for source in self.sources.values()]
+        for key, source in self.sources.items():
+            if names.count(source.data) > 1:
+                yield Finding(f"`{source.data}` stands twice among the sources.", key=key, hint="Add its weights up.")
+                return
+        weights = [source.weight for source in self.sources.values()]
+        places = {0.0, 1.0, *(place for w in weights if not isinstance(w, float) for place, _ in w)}
+        for place in sorted(places):
+            values = [value_at(weight, place) for weight in weights]
+            if min(values) < 0 or not sum(values):
+                problem = "a weight is below zero" if min(values) < 0 else "all weights are zero"
+                yield Finding(f"{problem} at {place:g} of the training.", key="data", hint="Weights are shares.")
+                return
+
+    def _check_phases(self, model: Facts) -> Iterator[Finding]:
+        for number, phase in enumerate(self.phases):
+            key, batch = f"phases.{number}", phase.batch_size or self.batch_size
+            if isinstance(self.micro_batch_size, int) and batch % self.micro_batch_size:
+                yield Finding(
+                    f"micro_batch_size {self.micro_batch_size} does not divide the phase's batch_size {batch}.",
+                    key=f"{key}.batch_size",
+                )
+            for finding in self.parallel.check(batch):
+                yield replace(finding, key=f"{key}.batch_size")
+            length, limit = phase.sequence_length, self.sequence_length or model.get("context")
+            if length is not None and limit is not None and length > limit:
+                yield Finding(
+                    f"the phase's sequence_length {length:,} is longer than the {limit:,} tokens of the rest.",
+                    key=f"{key}.sequence_length",
+                    hint="Phases may be of shorter sequences.",
+                )
+        if self.phases and self.micro_batch_size is None:
+            largest = max(phase.batch_size or self.batch_size for phase in self.phases)
+            if largest > self.batch_size:
+                yield Finding(
+                    "a phase has a larger batch than the rest, and no micro_batch_size says how much goes at once.",
+                    key="phases",
+                    hint="Set `micro_batch_size`.",
+                )
+        limit = self.sequence_length or model.get("context")
+        if limit is None:
+            return
+        if self.phases and sum(stretch.first < self.steps for stretch in self.course(limit).stretches) <= len(
+            self.phases
+        ):
+            yield Finding(
+                f"the phases take all of the {self.steps:,} steps, and the rest has none.",
+                key="phases",
+                hint="Shorten them, or train for more steps.",
+            )
+
+    def _check_objective(self, model: Facts) -> Iterator[Finding]:
         causal = model.get("causal")
         if causal is None:
             return
@@ -165,12 +325,6 @@ class PretrainConfig(TrainConfig):
                 key="objective",
                 hint=f"Leave `objective` out, or take one of: {', '.join(fitting)}.",
             )
-        elif objective == "masked" and tokens.get("mask_token") is False:
-            yield Finding(
-                "the tokenizer of these tokens has no mask token, which the masked objective needs.",
-                key="data",
-                hint="Train a tokenizer with `algorithm: wordpiece` or with `masked: true`, or a causal model.",
-            )
         if objective == "causal" and differs(self, "mask"):
             yield Finding("the causal objective masks nothing.", key="mask", hint="Remove the key.")
         if self.mask.replace + self.mask.random > 1:
@@ -181,16 +335,16 @@ class PretrainConfig(TrainConfig):
                 hint="What they leave stays as it is: 0.8 and 0.1 leave a tenth.",
             )
 
-    def _check_splits(self, tokens: Facts) -> Iterator[Finding]:
-        splits = tokens.get("splits")
-        if splits is None:
-            return
-        if "train" not in splits:
-            yield Finding(f"`{self.data}` has no tokens for training.", key="data")
-        if "validation" not in splits:
-            yield Finding(
-                f"`{self.data}` has no tokens for validation, so the loss on held-out text is not measured.",
-                key="data",
-                severity="warning",
-            )
-            facts["architecture"] = architecture_facts(config)
+
+def _check_splits(key: str, name: str, tokens: Facts) -> Iterator[Finding]:
+    splits = tokens.get("splits")
+    if splits is None:
+        return
+    if "train" not in splits:
+        yield Finding(f"`{name}` has no tokens for training.", key=key)
+    if "validation" not in splits:
+        yield Finding(
+            f"`{name}` has no tokens for validation, so the loss on held-out text is not measured.",
+            key=key,
+            severity="warning",
+        )

@@ -1,6 +1,6 @@
 """Which source each sequence of a training comes from, in shares that may change on the way.
 
-The k-th sequence of a source falls due where the source's share, added up from the first sequence on, reaches k + 1 less
+A source's k-th sequence falls due where its share, added up from the first sequence on, reaches k + 1 less
 its offset; the training reads sequences in the order in which they fall due. For shares that do not change that is
 apportionment by Webster and Sainte-Lague. How many sequences of each source come before any one is found without going
 through those before it, and never differs from the shares added up by more than a sequence or so: `counts` says.

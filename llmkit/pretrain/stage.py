@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,14 @@ from llmkit.model.initialization import initialize, outline
 from llmkit.model.load import load_model
 from llmkit.model.save import save_model
 from llmkit.model.transformer import Transformer
-from llmkit.pretrain.batches import HeldOut, WindowSource
+from llmkit.pretrain.batches import HeldOut
 from llmkit.pretrain.config import PretrainConfig
+from llmkit.pretrain.course import Course
 from llmkit.pretrain.masking import Masking
-from llmkit.pretrain.objective import LanguageModelling, held_out_loss
+from llmkit.pretrain.mixture import Mixture
+from llmkit.pretrain.objective import HeldOutText, LanguageModelling, held_out_loss
 from llmkit.pretrain.plan import plan
+from llmkit.pretrain.stream import TrainingStream
 from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.loop import Validation, train
@@ -39,36 +43,48 @@ def check(config: PretrainConfig, context: Context) -> list[Finding]:
     if any(needed.key not in known for needed in config.inputs()):
         return []
     facts = config.model_facts(known)
-    causal, length = bool(facts["causal"]), config.sequence_length or int(facts["context"])
+    causal, length = bool(facts["causal"]), config.course(int(facts["context"])).longest
+    masked, key = config.chosen_objective(causal) == "masked", next(iter(config.sources))
     try:
         tokenizer = _tokenizer(config, context)
-        masked = config.chosen_objective(causal) == "masked"
-        windows = TokenWindows(context.inputs["data"].path, "train", length, masked=masked)
+        if masked and config.mask.whole_words:
+            tokenizer.word_starts()
+        found = []
+        for key in config.sources:
+            windows = TokenWindows(context.inputs[key].path, "train", length, masked=masked)
+            if not len(windows):
+                message = f"the {windows.shards.tokens:,} training tokens do not fill one sequence of {length:,}."
+                hint = "Set a shorter `sequence_length`, or use more text."
+                found.append(Finding(message, key=key, hint=hint))
     except LLMKitError as error:
         message = f"{error.where}: {error.message}" if error.where else error.message
-        return [Finding(message, key="data", hint=error.hint)]
+        return [Finding(message, key=key, hint=error.hint)]
     if masked and tokenizer.mask_id is None:
-        return [Finding("the tokenizer of these tokens has no mask token.", key="data")]
-    if not len(windows):
-        message = f"the {windows.shards.tokens:,} training tokens do not fill one sequence of {length:,}."
-        return [Finding(message, key="data", hint="Set a shorter `sequence_length`, or use more text.")]
-    return []
+        return [Finding("the tokenizer of these tokens has no mask token.", key=key)]
+    return found
 
 
 def _tokenizer(config: PretrainConfig, context: Context) -> Tokenizer:
     """The tokenizer of the finished model: that of the tokens, with the chat template of the model gone on from.
 
     Raises:
-        ArtifactError: the tokens are not of the tokenizer of the model gone on from.
+        ArtifactError: the tokens are not of the tokenizer of the model gone on from, or those of one source of another
+            than those of the next.
     """
-    data = context.inputs["data"]
+    data, *others = (context.inputs[key] for key in config.sources)
     ours = Tokenizer.load(data.tokenizer_directory)
+    for other in others:
+        if Tokenizer.load(other.tokenizer_directory).with_chat_template("").digest != _bare_digest(ours):
+            raise ArtifactError(
+                f"the tokens of `{other.value}` were made with another tokenizer than those of `{data.value}`.",
+                where=str(other.path),
+                hint="Name the same `tokenizer` in the stages that make them.",
+            )
     start = context.inputs.get("model")
     if start is None:
         return ours
     theirs = Tokenizer.load(start.tokenizer_directory)
-    # Compared under one chat template: another template changes no token of a text.
-    if ours.with_chat_template("").digest != theirs.with_chat_template("").digest:
+    if _bare_digest(ours) != _bare_digest(theirs):
         raise ArtifactError(
             f"the tokens were made with another tokenizer than that of `{start.value}`.",
             where=str(data.path),
@@ -77,27 +93,38 @@ def _tokenizer(config: PretrainConfig, context: Context) -> Tokenizer:
     return theirs
 
 
+def _bare_digest(tokenizer: Tokenizer) -> str:
+    """The digest without chat template, which changes no token of a text."""
+    return tokenizer.with_chat_template("").digest
+
+
 def run(config: PretrainConfig, context: Context) -> Outcome:
     """Train on the tokens; the model and its tokenizer go to `model/`."""
     tokenizer = _tokenizer(config, context)
     world = training_world(config, context)
     model, draw = _open_model(config, context, tokenizer, world)
-    length = config.sequence_length or model.config.context
+    config = config.resolved(model.config.context)
+    course = config.course(model.config.context)
     masking = _masking(config, context, model, tokenizer)
-    data = context.inputs["data"].path
-    windows = TokenWindows(data, "train", length, masked=masking is not None)
-    source = WindowSource(
-        windows,
-        batch_size=config.batch_size,
+    mixture = Mixture([source.weight for source in config.sources.values()], course)
+    names = _names(config, context)
+    source = TrainingStream(
+        [
+            TokenWindows(context.inputs[key].path, "train", course.longest, masked=masking is not None)
+            for key in config.sources
+        ],
+        course,
+        mixture,
         micro_batch_size=config.micro_batch,
         seed=context.seed,
         masking=masking,
+        apart=config.documents == "apart",
         part=world.part,
     )
-    tokens = config.steps * config.batch_size * length
+    epochs = dict(zip(names, source.epochs().tolist(), strict=True))
     say(
-        f"{context.name}: {model.config.parameter_count():,} parameters learn from {tokens:,} tokens, "
-        f"{tokens / windows.targets:.2g} times the {windows.targets:,} of the training split"
+        f"{context.name}: {model.config.parameter_count():,} parameters learn from {course.tokens:,} tokens; "
+        + ", ".join(f"{name} is read {times:.2g} times" for name, times in epochs.items())
     )
 
     def save(trained: nn.Module, path: Path) -> None:
@@ -107,13 +134,13 @@ def run(config: PretrainConfig, context: Context) -> Outcome:
 
     result = train(
         model=model,
-        objective=LanguageModelling(config.z_loss),
+        objective=LanguageModelling(config.z_loss, names),
         source=source,
         config=config,
         context=context,
         save=save,
-        validation=_validation(config, data, length, masking),
-        flops_per_token=model.config.flops_per_token(length),
+        validation=_validation(config, context, masking, dict(zip(names, mixture.mean_shares().tolist(), strict=True))),
+        flops_per_token=_flops_per_token(model, course),
         world=world,
         draw=draw,
     )
@@ -121,8 +148,27 @@ def run(config: PretrainConfig, context: Context) -> Outcome:
         **read_model_facts(context.directory / "model"),
         "chat_template": tokenizer.chat_template is not None,
     }
-    epochs = tokens / windows.targets
-    return Outcome(["model/*"], Facts("model", facts), {"epochs": epochs, **result.summary})
+    summary: dict[str, Any] = {"epochs": max(epochs.values())}
+    if len(names) > 1:
+        summary |= {f"epochs/{name}": times for name, times in epochs.items()}
+        summary |= {f"sequences/{name}": count for name, count in zip(names, source.counts().tolist(), strict=True)}
+    return Outcome(["model/*"], Facts("model", facts), {**summary, **result.summary})
+
+
+def _names(config: PretrainConfig, context: Context) -> list[str]:
+    """A short name for each source, all of them different."""
+    labels = [context.inputs[key].label for key in config.sources]
+    return [label if labels.count(label) == 1 else f"{label}-{n}" for n, label in enumerate(labels, 1)]
+
+
+def _flops_per_token(model: Transformer, course: Course) -> float:
+    """Mean over the tokens of the training, whose sequences may be of different lengths."""
+    ends = [*(stretch.tokens_before for stretch in course.stretches[1:]), course.tokens]
+    flops = sum(
+        (end - stretch.tokens_before) * model.config.flops_per_token(stretch.length)
+        for stretch, end in zip(course.stretches, ends, strict=True)
+    )
+    return flops / course.tokens
 
 
 def _open_model(
@@ -164,16 +210,30 @@ def _masking(config: PretrainConfig, context: Context, model: Transformer, token
         vocab_size=tokenizer.vocab_size,
         special_ids=tokenizer.special_ids,
         seed=context.seed,
+        word_starts=tokenizer.word_starts() if config.mask.whole_words else None,
     )
 
 
-def _validation(config: PretrainConfig, data: Path, length: int, masking: Masking | None) -> Validation | None:
-    """The measure on the validation split, or None where there is none."""
-    if not (data / "validation").is_dir():
-        return None
-    windows = TokenWindows(data, "validation", length, masked=masking is not None)
-    batches = config.evaluate_batches * config.batch_size // config.micro_batch
-    held_out = HeldOut(windows, batches=batches, batch_size=config.micro_batch, masking=masking)
-    if masking is not None:
-        return held_out_loss(held_out, None)
-    return held_out_loss(held_out, windows.targets / (math.log(2) * windows.shards.text_bytes))
+def _validation(
+    config: PretrainConfig, context: Context, masking: Masking | None, shares: Mapping[str, float]
+) -> Validation | None:
+    """The measure on the validation splits, or None where there is none."""
+    batches, length = config.evaluate_batches * config.batch_size // config.micro_batch, config.sequence_length
+    assert length is not None
+    sources = {}
+    for key, (name, share) in zip(config.sources, shares.items(), strict=True):
+        data = context.inputs[key].path
+        if not (data / "validation").is_dir():
+            continue
+        windows = TokenWindows(data, "validation", length, masked=masking is not None)
+        held_out = HeldOut(
+            windows,
+            batches=batches,
+            batch_size=config.micro_batch,
+            masking=masking,
+            apart=config.documents == "apart",
+        )
+        bits = None if masking is not None else windows.targets / (math.log(2) * windows.shards.text_bytes)
+        # A source that is not trained on is measured too.
+        sources[name] = HeldOutText(held_out, bits, max(share, 1e-9))
+    return held_out_loss(sources) if sources else None

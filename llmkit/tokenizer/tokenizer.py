@@ -20,6 +20,7 @@ from llmkit.tokenizer.chat import ROLES, ChatTemplate, Message
 from llmkit.tokenizer.definition import check_definition, check_settings, read_object, read_text
 from llmkit.tokenizer.guarded import GuardedEncoder
 from llmkit.tokenizer.pieces import byte_length
+from llmkit.tokenizer.words import begins_word
 
 DEFINITION = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -218,6 +219,18 @@ class Tokenizer:
         if text is None or token in self.special_ids:
             return None
         return byte_length(text, self.algorithm, self._byte_level)
+
+    def word_starts(self) -> list[bool]:
+        """For each id whether it begins a word (`begins_word`); special tokens do, each by itself.
+
+        Raises:
+            DataError: the tokens do not show where words begin.
+        """
+        pieces = [self._backend.id_to_token(token) or "" for token in range(self.vocab_size)]
+        found = begins_word(pieces, self.algorithm)
+        if found is None:
+            raise DataError("the tokens of this tokenizer do not show where words begin.")
+        return [start or token in self.special_ids for token, start in enumerate(found)]
 
     @cached_property
     def definition(self) -> dict[str, Any]:

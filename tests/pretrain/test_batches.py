@@ -8,13 +8,29 @@ import torch
 from pretrain_samples import tokenizer, write_tokens
 
 from llmkit.data.loader import TokenWindows
-from llmkit.pretrain.batches import HeldOut, WindowSource, causal_batch, masked_batch, split_batch
+from llmkit.pretrain.batches import HeldOut, causal_batch, masked_batch, split_batch
 from llmkit.pretrain.config import MaskConfig
+from llmkit.pretrain.course import Course, Phase
 from llmkit.pretrain.masking import Masking
+from llmkit.pretrain.mixture import Mixture
+from llmkit.pretrain.stream import TrainingStream
 
 
 def masking() -> Masking:
     return Masking(MaskConfig(), mask_id=4, vocab_size=18, special_ids=range(6), seed=1)
+
+
+def stream(windows: list[TokenWindows], *, batch_size: int, micro_batch_size: int, masked: bool) -> TrainingStream:
+    course = Course([Phase(batch_size, windows[0].length)], 100)
+    return TrainingStream(
+        windows,
+        course,
+        Mixture([1.0] * len(windows), course),
+        micro_batch_size=micro_batch_size,
+        seed=5,
+        masking=masking() if masked else None,
+        apart=True,
+    )
 
 
 def test_each_position_predicts_the_next_token() -> None:
@@ -60,7 +76,7 @@ def test_micro_batches_are_the_batch_in_parts(rows: int) -> None:
 
 def test_an_epoch_reads_every_window_once(tmp_path: Path) -> None:
     windows = TokenWindows(write_tokens(tmp_path, {"train": 121}).path, "train", 10)
-    source = WindowSource(windows, batch_size=3, micro_batch_size=1, seed=5, masking=None)
+    source = stream([windows], batch_size=3, micro_batch_size=1, masked=False)
     assert len(windows) == 12
     rows = torch.cat([batch.input_ids for step in range(4) for batch in source.batches(step)])
     expected = torch.from_numpy(windows.read(np.arange(12))[:, :-1])
@@ -71,8 +87,8 @@ def test_an_epoch_reads_every_window_once(tmp_path: Path) -> None:
 def test_batches_do_not_depend_on_what_was_read_before(tmp_path: Path) -> None:
     windows = TokenWindows(write_tokens(tmp_path).path, "train", 10, masked=True)
 
-    def source() -> WindowSource:
-        return WindowSource(windows, batch_size=4, micro_batch_size=2, seed=5, masking=masking())
+    def source() -> TrainingStream:
+        return stream([windows], batch_size=4, micro_batch_size=2, masked=True)
 
     used = source()
     for step in range(5):
@@ -83,7 +99,7 @@ def test_batches_do_not_depend_on_what_was_read_before(tmp_path: Path) -> None:
 
 def test_held_out_batches_are_always_the_same(tmp_path: Path) -> None:
     windows = TokenWindows(write_tokens(tmp_path).path, "validation", 16, masked=True)
-    held_out = HeldOut(windows, batches=3, batch_size=4, masking=masking())
+    held_out = HeldOut(windows, batches=3, batch_size=4, masking=masking(), apart=False)
     first, second = list(held_out), list(held_out)
     assert len(first) == 3
     for ours, theirs in zip(first, second, strict=True):
@@ -93,7 +109,7 @@ def test_held_out_batches_are_always_the_same(tmp_path: Path) -> None:
 
 def test_a_small_split_is_read_whole(tmp_path: Path) -> None:
     windows = TokenWindows(write_tokens(tmp_path, {"train": 50, "validation": 48}).path, "validation", 10)
-    batches = list(HeldOut(windows, batches=8, batch_size=2, masking=None))
+    batches = list(HeldOut(windows, batches=8, batch_size=2, masking=None, apart=False))
     targets = torch.cat([batch.targets for batch in batches])
     assert torch.equal(targets, torch.from_numpy(windows.shards.read(1, 47)))
 

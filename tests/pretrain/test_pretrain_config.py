@@ -70,7 +70,7 @@ def test_a_missing_validation_split_is_a_warning() -> None:
 def test_a_start_is_checked_by_its_facts() -> None:
     start = {"family": "llama", "causal": True, "context": 64, "vocab_size": 400}
     found = findings(TOKENS, Facts("model", start), model="base", sequence_length=65)
-    assert [finding.key for finding in found] == ["sequence_length", "data"]
+    assert [finding.key for finding in found] == ["data", "sequence_length"]
     assert findings(TOKENS, Facts("model", {**start, "vocab_size": 500}), model="base") == []
     assert findings(TOKENS, Facts("unknown"), model="base") == []
 

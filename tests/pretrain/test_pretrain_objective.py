@@ -13,7 +13,7 @@ from llmkit.model.transformer import Transformer
 from llmkit.pretrain.batches import Batch, causal_batch, masked_batch, split_batch
 from llmkit.pretrain.config import MaskConfig
 from llmkit.pretrain.masking import Masking
-from llmkit.pretrain.objective import LanguageModelling, held_out_loss
+from llmkit.pretrain.objective import HeldOutText, LanguageModelling, held_out_loss
 
 VOCABULARY = 40
 
@@ -91,13 +91,13 @@ def test_the_measure_on_held_out_text() -> None:
     network = model("llama").eval()
     parts = split_batch(batch("llama"), 2)
     with torch.no_grad():
-        found = held_out_loss(parts, bits_per_byte=0.25)(network)
+        found = held_out_loss({"text": HeldOutText(parts, 0.25)})(network)
     loss = reference("llama") / 48
     assert found["loss"] == pytest.approx(loss, rel=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx(loss * 0.25, rel=1e-6)
     with torch.no_grad():
-        assert "bits_per_byte" not in held_out_loss(parts, None)(network)
+        assert "bits_per_byte" not in held_out_loss({"text": HeldOutText(parts, None)})(network)
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
