@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from llmkit.train.recompute import recompute_activations
 from llmkit.train.rounding import local
 from llmkit.train.schedule import learning_rate
 from llmkit.train.seeding import seed_generators
-from llmkit.train.world import ALONE, World
+from llmkit.train.world import ALONE, World, add_up
 
 
 class DivergedError(LLMKitError):
@@ -46,6 +46,7 @@ class StepResult:
         outputs: of this rank's micro-batches; everything else is of all ranks.
         compiled: whether compilation took part of the time.
         updated: whether the weights were updated; not after a bad step.
+        ballot: what all ranks have put into it, added up.
     """
 
     loss: float
@@ -55,6 +56,17 @@ class StepResult:
     outputs: Sequence[LossOutput]
     compiled: bool
     updated: bool
+    ballot: list[float]
+
+
+class _Sums(NamedTuple):
+    """Loss, weight and tokens of all ranks, the norm of the gradient of loss by weight, and the ballot added up."""
+
+    loss: float
+    weight: float
+    tokens: int
+    norm: float
+    ballot: list[float]
 
 
 class Stepper:
@@ -92,8 +104,13 @@ class Stepper:
         self._untested = compile_blocks(model) if config.compile else []
         self._forward = make_passes(model, objective, world)
 
-    def run(self, batches: Sequence[Any], step: int) -> StepResult:
+    def run(self, batches: Sequence[Any], step: int, ballot: Callable[[], list[float]]) -> StepResult:
         """Make a step from its micro-batches.
+
+        Args:
+            batches: of this rank.
+            step: counted from 0.
+            ballot: numbers to add up over the ranks; they go with those of the step, which must be anyway.
 
         Raises:
             RewindError: bad steps do not end, and what is to be passed over has been recorded; nothing was updated.
@@ -101,13 +118,14 @@ class Stepper:
         """
         compiled = bool(self._untested)
         outputs = self._gradients(batches, step)
-        loss, weight, tokens, norm = self._scale_gradients(outputs, step)
-        updated = self._passes_judgement(step, loss / weight, norm)
+        sums = self._scale_gradients(outputs, step, ballot)
+        updated = self._passes_judgement(step, sums.loss / sums.weight, sums.norm)
         if updated:
             self._update(step)
         else:
             self.model.zero_grad(set_to_none=True)
-        return StepResult(loss, weight, tokens, norm, outputs, compiled, updated)
+        loss, weight, tokens, norm, counted = sums
+        return StepResult(loss, weight, tokens, norm, outputs, compiled, updated, counted)
 
     def _passes_judgement(self, step: int, loss: float, norm: float) -> bool:
         verdict = self.guard.judge(step, loss, norm)
@@ -161,39 +179,35 @@ class Stepper:
         output.sum.backward()
         return output._replace(sum=output.sum.detach())
 
-    def _scale_gradients(self, outputs: Sequence[LossOutput], step: int) -> tuple[float, float, int, float]:
-        """Divide the gradients by the weight and clip them.
-
-        Returns:
-            summed loss, weight and tokens of all ranks, and norm of the gradient before clipping.
-        """
+    def _scale_gradients(self, outputs: Sequence[LossOutput], step: int, ballot: Callable[[], list[float]]) -> _Sums:
+        """Divide the gradients by the weight and clip them."""
         gradients = [parameter.grad for _, parameter in self.parameters if parameter.grad is not None]
-        loss, weight, tokens, norm = self._sums(outputs, gradients)
-        if not weight or not gradients:
+        sums = self._sums(outputs, gradients, ballot())
+        if not sums.weight or not gradients:
             raise DivergedError(
                 f"step {step + 1:,} has nothing to learn from: no token or example of its batch counts.",
                 where=self.context.where,
                 hint="Look at the data and its loss masks (`llmkit inspect`).",
             )
         clip = self.config.clip_norm
-        scale = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
-        torch._foreach_mul_(gradients, scale / weight)
-        return loss, weight, tokens, norm
+        scale = 1.0 if clip is None else min(1.0, clip / (sums.norm + 1e-6))
+        torch._foreach_mul_(gradients, scale / sums.weight)
+        return sums
 
-    def _sums(self, outputs: Sequence[LossOutput], gradients: list[Tensor]) -> tuple[float, float, int, float]:
-        """Loss, weight, tokens, and the norm of the gradient of loss by weight, over all ranks."""
+    def _sums(self, outputs: Sequence[LossOutput], gradients: list[Tensor], ballot: list[float]) -> _Sums:
         weight, tokens = float(sum(output.weight for output in outputs)), sum(output.tokens for output in outputs)
         total = sum(output.sum.float() for output in outputs)
         assert isinstance(total, Tensor)
         if self.world.mesh is None:
             if not gradients or not weight:
-                return float(total), weight, tokens, 0.0
+                return _Sums(float(total), weight, tokens, 0.0, ballot)
             norm, loss = torch.stack([torch.nn.utils.get_total_norm(gradients) / weight, total]).tolist()
-            return loss, weight, tokens, norm
-        shares = self.world.gather([float(total), weight, tokens, counted_square(gradients, self.world)])
-        loss, weight, count, _ = (sum(column) for column in zip(*self.world.distinct(shares), strict=True))
-        square = sum(share[3] for share in shares)
-        return loss, weight, int(count), math.sqrt(square) / weight if weight else 0.0
+            return _Sums(loss, weight, tokens, norm, ballot)
+        square = counted_square(gradients, self.world)
+        shares = self.world.gather([float(total), weight, tokens, square, *ballot])
+        loss, weight, count, *_ = add_up(self.world.distinct(shares))
+        square, *counted = add_up([share[3:] for share in shares])
+        return _Sums(loss, weight, int(count), math.sqrt(square) / weight if weight else 0.0, counted)
 
     def _diverged(self, step: int, loss: float, norm: float, reason: str) -> DivergedError:
         tried = self.guard.attempts()

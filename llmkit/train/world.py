@@ -121,6 +121,11 @@ class World:
 ALONE = World()
 
 
+def add_up(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The sum of each number over what the ranks have gathered, those that share matrix products included."""
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
 def open_world(parallel: ParallelConfig, device: str, where: str | None = None) -> World:
     """The ranks of the process group that this process has joined, as a mesh; of one process where it has joined none.
 
