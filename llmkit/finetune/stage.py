@@ -229,34 +229,3 @@ def _check_encoding(config: FinetuneConfig, context: Context, tokenizer: Tokeniz
         message = f"{counts.truncated:,} of {seen} would be cut at the end."
         warnings.append(Finding(message, key="max_length", hint=hint, severity="warning"))
     return warnings
-
-
-def plan(config: FinetuneConfig, inputs: Mapping[str, Facts]) -> Plan:
-    """What can be known before the data are opened: parameters and their memory, and tokens where steps are set."""
-    parameters = inputs["model"].get("parameters")
-    context = inputs["model"].get("context")
-    if parameters is None:
-        return Plan(notes=["the size of the model is not known before it is there"])
-    trained, memory = parameters, {"weights": 4 * parameters}
-    if config.adapter is not None:
-        linears, layers = inputs["model"].get("linears"), inputs["model"].get("layers")
-        if linears is None or layers is None:
-            return Plan(notes=["the shape of the model is not known before it is there"])
-        trained = config.adapter.parameter_count(linears, layers)
-        memory = {
-            "frozen weights": config.adapter.base_bytes(parameters, linears, layers),
-            "adapter": 4 * trained,
-        }
-    memory |= {"gradients": 4 * trained, "optimizer": 8 * trained}
-    notes = []
-    if config.adapter is not None and (config.adapter.trainable or config.new_tokens()):
-        notes.append("modules that are trained in full beside the adapter come on top")
-    longest = config.max_length or context
-    if not config.steps or longest is None:
-        return Plan(trained, memory_bytes=memory, notes=[*notes, "the number of steps follows from the data"])
-    tokens = config.steps * config.batch_size * longest
-    notes.append("tokens are reckoned as if every example were as long as it may be")
-    # The backward pass makes gradients of what is trained alone, beside those of the activations.
-    active = inputs["model"].get("active_parameters") or parameters
-    flops = (4.0 * active + 2.0 * min(trained, active)) * tokens
-    return Plan(trained, tokens, flops, memory, notes)
