@@ -16,7 +16,7 @@ from llmkit.model.facts import architecture_facts
 from llmkit.model.families import FAMILIES
 from llmkit.model.spec import ModelSpec
 from llmkit.pretrain.course import Course, Phase
-from llmkit.train.config import TrainConfig
+from llmkit.train.config import Clock, ScheduleConfig, TrainConfig
 from llmkit.train.optimizer_config import OptimizerConfig
 from llmkit.train.ramp import Points, value_at
 
@@ -134,8 +134,11 @@ class PretrainConfig(TrainConfig):
     z_loss: float = Field(default=0.0, ge=0, le=1)
     """Weight of the squared log of the softmax's denominator, which keeps logits from drifting; 1e-4 is usual, 0 is
     none. The loss that is shown stays the cross-entropy alone, with `z_loss` beside it."""
-    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, weight_decay=0.1)
-    """How gradients become updates."""
+    optimizer: OptimizerConfig = OptimizerConfig(name="normuon", lr=5e-3, weight_decay=0.1)
+    """How gradients become updates. The default is the recipe that `scripts/bench/ablate.py` chose, for models of up to
+    some 100 million parameters; larger ones want a smaller rate, or the rule of `base_width`."""
+    schedule: ScheduleConfig = ScheduleConfig(name="wsd", decay_fraction=0.5, final_fraction=0.0)
+    """How the learning rate changes over the run."""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:
@@ -159,6 +162,30 @@ class PretrainConfig(TrainConfig):
             for phase in self.phases
         ]
         return Course([*phases, Phase(self.batch_size, length)], self.steps)
+
+    def clock(self, step: int) -> Clock:
+        """Where in the schedule a step is: in tokens where the warm-up is; `resolved` must have been called then."""
+        warmup = self.schedule.warmup_tokens
+        if warmup is None:
+            return super().clock(step)
+        assert self.sequence_length is not None
+        course = self.course(self.sequence_length)
+        decay = max(1, round(course.tokens * self.schedule.decay_fraction))
+        return Clock(course.tokens_before(step + 1), course.tokens, warmup, decay)
+
+    def _check_warmup_tokens(self, tokens: int) -> Iterator[Finding]:
+        key = "schedule.warmup_tokens"
+        if self.schedule.warmup_steps is not None:
+            yield Finding(
+                "`warmup_steps` and `warmup_tokens` both say how long the warm-up is.", key=key, hint="Remove one."
+            )
+        if self.sequence_length is None:
+            return
+        total = self.course(self.sequence_length).tokens
+        decay = total * self.schedule.decay_fraction if self.schedule.name == "wsd" else 0
+        if tokens + decay > total:
+            what = f"the warm-up of {tokens:,} tokens" + (f" and a decay of {round(decay):,}" if decay else "")
+            yield Finding(f"{what} do not fit into the training's {total:,} tokens.", key=key, hint="Shorten it.")
 
     def resolved(self, length: int) -> PretrainConfig:
         """The same settings with the length of sequences written out."""

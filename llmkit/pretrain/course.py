@@ -83,7 +83,7 @@ class Course:
         return max(stretch.length for stretch in self.stretches)
 
     def at(self, step: int) -> Stretch:
-        """The phase that a step is in."""
+        """The phase that a step is in; behind the last step, the last one."""
         return self.stretches[bisect_right(self._firsts, step) - 1]
 
     def rows_before(self, step: int) -> int:

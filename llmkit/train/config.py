@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -23,6 +23,9 @@ class ScheduleConfig(Config):
     a line. inverse-sqrt: with the root of the step, whatever the number of steps, so that a run can be made longer."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Steps of linear warm-up; by default a twentieth of the steps, at most 500."""
+    warmup_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of linear warm-up, in place of steps (pretraining only). What follows is then measured in tokens too,
+    which makes a difference where `phases` change what a step is made of."""
     final_fraction: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the end, as a fraction of the peak."""
     decay_fraction: float = Field(default=0.2, gt=0, le=1)
@@ -55,6 +58,22 @@ class SpikesConfig(Config):
     def reach(self) -> int:
         """Steps that the last checkpoint to go back to may be old."""
         return SPIKE_WINDOW + self.lookback + 1 if self.rewinds else 0
+
+
+class Clock(NamedTuple):
+    """Where in the schedule of the learning rate a step is, in steps or in tokens.
+
+    Args:
+        done: after the step.
+        total: of the whole run.
+        warmup: of the warm-up.
+        decay: of the decay of `wsd`.
+    """
+
+    done: int
+    total: int
+    warmup: int
+    decay: int
 
 
 class WandbConfig(Config):
@@ -136,9 +155,9 @@ class TrainConfig(StageConfig):
     @field_validator("optimizer", "schedule", mode="before")
     @classmethod
     def _complete_from_the_stage(cls, value: Any, info: Any) -> Any:
-        """What a mapping leaves out has the default of this kind of stage."""
+        """What a mapping leaves out has the default of this kind of stage, unless it names another method than that."""
         default = cls.model_fields[info.field_name].default
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value.get("name", default.name) == default.name:
             return {**default.model_dump(exclude_unset=True), **value}
         return value
 
@@ -157,6 +176,10 @@ class TrainConfig(StageConfig):
     def decay_steps(self) -> int:
         """Steps of the decay of the schedule `wsd`."""
         return max(1, round(self.steps * self.schedule.decay_fraction))
+
+    def clock(self, step: int) -> Clock:
+        """Where in the schedule a step (from 0) is."""
+        return Clock(step + 1, self.steps, self.warmup_steps, self.decay_steps)
 
     @property
     def evaluation_interval(self) -> int:
@@ -180,7 +203,9 @@ class TrainConfig(StageConfig):
 
     def _check_schedule(self) -> Iterator[Finding]:
         schedule = self.schedule
-        if self.warmup_steps > self.steps:
+        if schedule.warmup_tokens is not None:
+            yield from self._check_warmup_tokens(schedule.warmup_tokens)
+        elif self.warmup_steps > self.steps:
             yield Finding(
                 f"the warm-up of {self.warmup_steps:,} steps is longer than the training of {self.steps:,}.",
                 key="schedule.warmup_steps",
@@ -205,6 +230,14 @@ class TrainConfig(StageConfig):
                 key="schedule.final_fraction",
                 hint="Remove it, or choose another schedule.",
             )
+
+    def _check_warmup_tokens(self, tokens: int) -> Iterator[Finding]:
+        key = "schedule.warmup_tokens"
+        if self.schedule.warmup_steps is not None:
+            yield Finding("`warmup_steps` and `warmup_tokens` both say how long the warm-up is.", key=key)
+        yield Finding(
+            "the tokens of a step are known in pretraining alone.", key=key, hint="Set `warmup_steps` in its place."
+        )
 
     def _check_spikes(self) -> Iterator[Finding]:
         spikes = self.spikes

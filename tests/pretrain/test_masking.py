@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmkit.pretrain.config import MaskConfig
-from llmkit.pretrain.masking import Masking
+from llmkit.pretrain.config import MaskConfig, SpanConfig
+from llmkit.pretrain.masking import Masking, choose_spans
+from llmkit.tokenizer.words import begins_word
 
 VOCABULARY, MASK, SPECIALS = 50, 4, (0, 1, 2, 3, 4)
 
@@ -97,3 +98,79 @@ def test_shares_follow_the_settings(replace: float, random: float, share: float)
     assert bool((hidden == MASK).all()) == (replace == 1.0)
     different = (hidden != tokens[masked.chosen]) & (hidden != MASK)
     assert within(int(different.sum()), len(hidden), share) or int(different.sum()) == 0 == share
+
+
+def test_whole_words_are_hidden_whole_at_the_share_asked_for() -> None:
+    # Every third id begins a word.
+    starts = [token % 3 == 0 or token < 5 for token in range(VOCABULARY)]
+    made = Masking(
+        MaskConfig(probability=0.3, whole_words=True),
+        mask_id=MASK, vocab_size=VOCABULARY, special_ids=SPECIALS, seed=1, word_starts=starts,
+    )  # fmt: skip
+    tokens = rows(400)
+    chosen = made.hide(tokens, "train", 0).chosen
+    begins = torch.tensor(starts)[tokens]
+    begins[:, 0] = True
+    assert torch.equal(chosen[:, 1:][~begins[:, 1:]], chosen[:, :-1][~begins[:, 1:]])
+    words = int(begins.sum())
+    assert within(int(chosen[begins].sum()), words, 0.3)
+    # A word's tokens are chosen together: the variance of their number is that of the words' lengths.
+    lengths = torch.bincount(begins.flatten().cumsum(0) - 1)
+    spread = math.sqrt(0.3 * 0.7 * float(lengths.square().sum()))
+    assert abs(int(chosen.sum()) - 0.3 * tokens.numel()) < 5 * spread
+
+
+def test_spans_have_geometric_lengths_up_to_the_longest() -> None:
+    config, rate = SpanConfig(), 0.2
+    shape = torch.Size((3000, 200))
+    spans = choose_spans(shape, rate, config, torch.Generator().manual_seed(0))
+    weights = [0.2 * 0.8 ** (n - 1) for n in range(1, 11)]
+    expected = [weight / sum(weights) for weight in weights]
+    mean = sum(n * share for n, share in enumerate(expected, 1))
+    assert mean == pytest.approx(3.8, abs=0.005)  # as Joshi et al. 2020 say
+    # The same share everywhere in a row, its first place and its last included: a count of rows is binomial.
+    inside = spans >= 0
+    for place in (0, 1, 5, 100, 199):
+        assert within(int(inside[:, place].sum()), 3000, rate), place
+    # Spans that neither begin nor end with the row; the interior ones of the first half are a fair sample.
+    counts = torch.zeros(12)
+    for row in spans.tolist():
+        for number in {n for n in row[1:100] if n >= 0} - {row[0]}:
+            counts[row.count(number)] += 1
+    total = int(counts.sum())
+    assert counts[0] == counts[11] == 0
+    for length, share in enumerate(expected, 1):
+        assert within(int(counts[length]), total, share), length
+
+
+def test_spans_of_words_are_whole_words_that_share_a_fate() -> None:
+    starts = [token % 3 == 0 or token < 5 for token in range(VOCABULARY)]
+    made = Masking(
+        MaskConfig(probability=0.3, whole_words=True, spans=SpanConfig(longest=4), replace=0.5, random=0.0),
+        mask_id=MASK, vocab_size=VOCABULARY, special_ids=SPECIALS, seed=1, word_starts=starts,
+    )  # fmt: skip
+    tokens = rows(600)
+    masked = made.hide(tokens, "train", 0)
+    begins = torch.tensor(starts)[tokens]
+    joined = ~begins[:, 1:]
+    assert torch.equal(masked.chosen[:, 1:][joined], masked.chosen[:, :-1][joined])
+    became = masked.input_ids == MASK
+    assert torch.equal(became[:, 1:][joined], became[:, :-1][joined])
+    assert float(became.sum() / masked.chosen.sum()) == pytest.approx(0.5, abs=0.03)
+    assert float(masked.chosen.float().mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_the_rate_follows_the_training() -> None:
+    made, tokens = masking(probability=[[0, 0.3], [0.5, 0.2], [1, 0.1]]), rows(400)  # type: ignore[arg-type]
+    for progress, rate in ((0.0, 0.3), (0.25, 0.25), (0.75, 0.15), (1.0, 0.1)):
+        chosen = made.hide(tokens, "train", 0, progress).chosen
+        assert within(int(chosen.sum()), tokens.numel(), rate)
+    assert MaskConfig(probability=[[0, 0.3], [0.5, 0.2], [1, 0.1]]).mean_probability == pytest.approx(0.2)
+
+
+def test_words_of_a_byte_level_and_of_a_wordpiece_vocabulary() -> None:
+    assert begins_word(["play", "##ing", "[CLS]", ","], "wordpiece") == [True, False, True, True]
+    assert begins_word(["Ġplay", "ing", "Ċ", ",", "Ġ"], "bpe") == [True, False, True, False, True]
+    assert begins_word(["▁play", "ing"], "unigram") == [True, False]
+    assert begins_word(["play", "ing"], "bpe") is None
+    assert begins_word(["play", "ing"], "wordlevel") == [True, True]

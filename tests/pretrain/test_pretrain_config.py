@@ -11,6 +11,7 @@ from llmkit.config.base import Facts, Finding
 from llmkit.pretrain.config import PretrainConfig
 from llmkit.pretrain.plan import plan
 from llmkit.train.machines import named_machine
+from llmkit.train.schedule import learning_rate
 
 LLAMA = {"family": "llama", "layers": 2, "width": 64, "heads": 2, "context": 128}
 BERT = {"family": "bert", "layers": 2, "width": 64, "heads": 2, "context": 128}
@@ -128,3 +129,50 @@ def test_settings_are_read_without_heavy_imports() -> None:
     code = "import sys, llmkit.pretrain.config; print([m for m in ('torch', 'numpy', 'datasets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_warmup_in_tokens_under_phases() -> None:
+    # Two steps of 2 x 8 tokens, then 4 x 16 each: 16, 32, 96, 160, ... of 544 in all.
+    settings = {
+        "steps": 10, "batch_size": 4, "sequence_length": 16, "micro_batch_size": 2,
+        "phases": [{"steps": 2, "batch_size": 2, "sequence_length": 8}],
+        "optimizer": {"lr": 1.0}, "schedule": {"name": "linear", "warmup_tokens": 160, "final_fraction": 0.0},
+    }  # fmt: skip
+    made = config(**settings)
+    assert list(made.check({"data": TOKENS})) == []
+    seen = [16, 32, 96, 160, 224, 544]
+    expected = [16 / 160, 32 / 160, 96 / 160, 1.0, 1 - 64 / 384, 0.0]
+    assert [made.clock(step).done for step in (0, 1, 2, 3, 4, 9)] == seen
+    assert [learning_rate(step, made) for step in (0, 1, 2, 3, 4, 9)] == pytest.approx(expected)
+    too_long = config(**{**settings, "schedule": {"warmup_tokens": 600}})
+    assert [finding.key for finding in too_long.check({"data": TOKENS})] == ["schedule.warmup_tokens"]
+
+
+def test_phases_are_checked() -> None:
+    def keys(**settings: Any) -> list[str]:
+        return [finding.key for finding in config(**{"steps": 100, **settings}).check({"data": TOKENS})]
+
+    assert keys(phases=[{"tokens": 1000, "batch_size": 8}]) == []
+    assert keys(phases=[{"steps": 100}]) == ["phases"]
+    assert keys(phases=[{"steps": 5, "batch_size": 7}], micro_batch_size=8) == ["phases.0.batch_size"]
+    assert keys(phases=[{"steps": 5, "sequence_length": 64}], sequence_length=32) == ["phases.0.sequence_length"]
+    assert keys(phases=[{"steps": 5, "batch_size": 32}]) == ["phases"]
+    with pytest.raises(ValidationError, match="give one of them"):
+        config(phases=[{"steps": 5, "tokens": 5}])
+
+
+def test_sources_are_checked() -> None:
+    def findings_of(*sources: dict[str, Any]) -> list[str]:
+        made = config(data=list(sources))
+        return [finding.key for finding in made.check(dict.fromkeys(made.sources, TOKENS))]
+
+    assert findings_of({"data": "a", "weight": 0.7}, {"data": "b", "weight": [[0, 0.1], [1, 0.5]]}) == []
+    assert findings_of({"data": "a"}, {"data": "a"}) == ["data.0.data"]
+    assert findings_of({"data": "a", "weight": 0.0}, {"data": "b", "weight": [[0, 1.0], [0.9, 0.0]]}) == ["data"]
+    assert [needed.key for needed in config(data=[{"data": "a"}, {"data": "b"}]).inputs()] == [
+        "data.0.data",
+        "data.1.data",
+    ]
+    for points in ([[0, 0.1, 3]], [[0.5, 1], [0.2, 1]], [[0, 1], [2, 1]]):
+        with pytest.raises(ValidationError):
+            config(data=[{"data": "a", "weight": points}])

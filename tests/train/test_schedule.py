@@ -12,8 +12,8 @@ from llmkit.train.schedule import rate_factor
 
 
 def factor(step: int, name: str, **changes: Any) -> float:
-    settings = {"steps": 100, "warmup_steps": 10, "decay_steps": 20, "final_fraction": 0.1, **changes}
-    return rate_factor(step, name=name, **settings)
+    settings = {"total": 100, "warmup": 10, "decay": 20, "final_fraction": 0.1, **changes}
+    return rate_factor(step + 1, name=name, **settings)
 
 
 @pytest.mark.parametrize("name", ["cosine", "wsd", "linear", "inverse-sqrt", "constant"])
@@ -44,7 +44,7 @@ def test_wsd_is_flat_and_then_falls_over_its_last_steps() -> None:
 def test_inverse_square_root_halves_with_four_times_the_steps() -> None:
     assert factor(9, "inverse-sqrt") == pytest.approx(1.0)
     assert [factor(step, "inverse-sqrt") for step in (39, 89)] == pytest.approx([0.5, 1 / 3])
-    assert factor(39, "inverse-sqrt", steps=10_000) == pytest.approx(0.5)
+    assert factor(39, "inverse-sqrt", total=10_000) == pytest.approx(0.5)
 
 
 @given(
@@ -59,7 +59,7 @@ def test_never_above_the_peak_nor_below_the_end_and_never_rising_again(
 ) -> None:
     warmup, decay = min(warmup, steps), min(decay, steps)
     factors = [
-        rate_factor(s, name=name, steps=steps, warmup_steps=warmup, decay_steps=decay, final_fraction=final)
+        rate_factor(s + 1, name=name, total=steps, warmup=warmup, decay=decay, final_fraction=final)
         for s in range(steps)
     ]
     assert all(0 <= value <= 1 + 1e-12 for value in factors)
