@@ -24,7 +24,7 @@ def all_gather(x: Tensor, dim: int, group: Group) -> Tensor:
     front = x.movedim(dim, 0).contiguous()
     whole = front.new_empty((front.shape[0] * group.size(), *front.shape[1:]))
     _all_gather_flat(whole, front, group=group)
-    return whole.movedim(0, dim)
+    return whole.movedim(0, dim).contiguous()
 
 
 def reduce_scatter(x: Tensor, dim: int, group: Group) -> Tensor:
@@ -32,7 +32,7 @@ def reduce_scatter(x: Tensor, dim: int, group: Group) -> Tensor:
     front = x.movedim(dim, 0).contiguous()
     part = front.new_empty((front.shape[0] // group.size(), *front.shape[1:]))
     _reduce_scatter_flat(part, front, group=group)
-    return part.movedim(0, dim)
+    return part.movedim(0, dim).contiguous()
 
 
 def all_reduce(x: Tensor, group: Group) -> Tensor:

@@ -164,7 +164,8 @@ class _Sharing:
 
     def gather_result(self, _: nn.Module, inputs: tuple[Any, ...], result: Tensor) -> Tensor:
         """The body gives all tokens."""
-        return gathered(result, _TOKENS, self.group)
+        # Not a view, which FSDP2 warns of.
+        return gathered(result, _TOKENS, self.group).clone()
 
     def _place(self, module: nn.Module, weight: Placement, bias: Placement | None = None) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
