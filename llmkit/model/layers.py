@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmkit.model import fast_gate
 from llmkit.model.config import ModelConfig
 
 
@@ -112,9 +113,17 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
-        inner = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
-        mixed: Tensor = self.down(inner)
+        mixed: Tensor = self.down(self._inner(x))
         return mixed
+
+    def _inner(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.activation(self.up(x))
+        gate, up = self.gate(x), self.up(x)
+        if self.activation is F.silu and fast_gate.fits(gate, up):
+            return fast_gate.gated_silu(gate, up)
+        gated: Tensor = self.activation(gate) * up
+        return gated
 
 
 class Dropout(nn.Module):
