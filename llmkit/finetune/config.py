@@ -61,6 +61,9 @@ class FinetuneConfig(TrainConfig):
     """Passes over the training examples; 3 where `steps` is not given either."""
     steps: int = Field(default=0, ge=0)
     """Optimizer steps, in place of `epochs`."""
+    packing: bool = False
+    """Put the conversations of a micro-batch behind one another, with no padding between them (chat only). None sees
+    another, so that the loss is the same as without; it is faster where their lengths differ much."""
     z_loss: float = Field(default=0.0, ge=0, le=1)
     """Weight of the squared log of the softmax's denominator, which keeps logits from drifting; 1e-4 is usual, 0 is
     none (chat only). The loss that is shown stays the cross-entropy alone, with `z_loss` beside it."""
@@ -186,6 +189,14 @@ class FinetuneConfig(TrainConfig):
         for key in ("text_column", "label_column"):
             if self._changed(key) and (self.task != "classification" or data.kind == "examples"):
                 yield Finding(f"`{key}` has no meaning here: {reason}.", key=key, hint="Remove the key.")
+        if self.task != "chat" and self.packing:
+            yield Finding("only the task chat is packed.", key="packing", hint="Remove the key.")
+        if self.packing and self.parallel.context > 1:
+            yield Finding(
+                "packed conversations cannot be divided among ranks that share a sequence.",
+                key="packing",
+                hint="Remove the key, or set `parallel.context: 1`.",
+            )
         if self.task != "chat" and self._changed("z_loss"):
             yield Finding("only the task chat has a z-loss.", key="z_loss", hint="Remove the key.")
         if self.task != "chat" and self._changed("chat_template"):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llmkit.finetune.batches import Indices, pad
 from llmkit.finetune.encoding import Sequences
+from llmkit.model.documents import Documents, documents_of
 from llmkit.model.transformer import Transformer
 from llmkit.train.contract import LossOutput
 from llmkit.train.losses import LanguageModelHead, language_model_loss, z_loss_metrics
@@ -30,12 +31,14 @@ class ChatBatch(NamedTuple):
         attention_mask: int [B, L], 1 at tokens that another one follows.
         positions: where the tokens that count are predicted, as indices into [B * L], [N].
         targets: these tokens, [N].
+        documents: where conversations begin, if several stand in one row.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     positions: Tensor
     targets: Tensor
+    documents: Documents | None = None
 
 
 class TextBatch(NamedTuple):
@@ -61,6 +64,26 @@ def collate_chat(examples: Sequences, indices: Indices, pad_id: int) -> ChatBatc
     )
 
 
+def collate_packed(examples: Sequences, indices: Indices, pad_id: int) -> ChatBatch:
+    """A micro-batch of conversations behind one another in one row, kept apart: nothing is padded."""
+    ids, counted, borders, length = [], [], [], 0
+    for index in indices:
+        span = examples.span(int(index))
+        ids.append(examples.tokens[span].astype(np.int64))
+        counted.append(examples.targets[span][1:].astype(np.bool_))
+        borders.append(length)
+        length += len(counted[-1])
+    positions = np.flatnonzero(np.concatenate(counted))
+    inputs = torch.from_numpy(np.concatenate([sequence[:-1] for sequence in ids])[None])
+    return ChatBatch(
+        inputs,
+        torch.ones_like(inputs),
+        torch.from_numpy(positions),
+        torch.from_numpy(np.concatenate([sequence[1:] for sequence in ids])[positions]),
+        documents_of(1, length, np.array(borders, dtype=np.int64)),
+    )
+
+
 def collate_texts(examples: Sequences, indices: Indices, pad_id: int) -> TextBatch:
     """A micro-batch of labelled texts."""
     ids, attention = pad([examples.tokens[examples.span(int(index))] for index in indices], pad_id)
@@ -70,8 +93,8 @@ def collate_texts(examples: Sequences, indices: Indices, pad_id: int) -> TextBat
 class ChatObjective:
     """Cross-entropy of the next token, in nats, summed over what the assistant says; its weight is their number.
 
-    The output projection is computed at these tokens alone. In training the z-loss is added (`language_model_loss`), and
-    of a model with routed experts their load-balancing loss (`llmkit.train.routing`).
+    The output projection is computed at these tokens alone. In training the z-loss (`language_model_loss`) is added,
+    and of a model with routed experts their load-balancing loss (`llmkit.train.routing`).
 
     Args:
         z_loss: weight of the z-loss.
@@ -83,9 +106,11 @@ class ChatObjective:
     def loss(self, model: nn.Module, batch: ChatBatch) -> LossOutput:
         """Loss of a micro-batch, with the share of tokens that the model would have chosen as `token_accuracy`."""
         transformer = cast(Transformer, model)
-        input_ids, attention_mask, positions, targets = _on_device_of(model, batch)
+        input_ids, attention_mask, positions, targets = _on_device_of(model, batch[:4])
+        documents = None if batch.documents is None else batch.documents.to(input_ids.device, non_blocking=True)
         routing = collector(transformer)
-        hidden_BLW = transformer.hidden(input_ids, attention_mask, routing=routing)
+        seen = attention_mask if documents is None else None
+        hidden_BLW = transformer.hidden(input_ids, seen, documents=documents, routing=routing)
         hidden_NW = hidden_BLW.flatten(0, 1).index_select(0, positions)
         z_loss = self._z_loss if model.training else 0.0
         found = language_model_loss(cast(LanguageModelHead, transformer.head), hidden_NW, targets, z_loss=z_loss)

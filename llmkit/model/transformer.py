@@ -192,8 +192,9 @@ class Transformer(nn.Module):
         """
         if positions is None:
             length = input_ids.shape[1]
-            if self.config.positions == "learned" and length > self.config.context:
-                raise ValueError(f"a sequence of {length} tokens exceeds the model's context of {self.config.context}")
+            longest = length if documents is None else documents.longest
+            if self.config.positions == "learned" and longest > self.config.context:
+                raise ValueError(f"a sequence of {longest} tokens exceeds the model's context of {self.config.context}")
             positions = torch.arange(length, device=input_ids.device)
             if documents is not None and self.config.positions == "learned":
                 positions = documents.positions

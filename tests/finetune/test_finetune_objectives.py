@@ -10,7 +10,14 @@ from transformers import AutoModelForCausalLM
 
 from llmkit.data.examples import Conversation, LabelledText
 from llmkit.finetune.encoding import Places, encode_conversations, encode_texts
-from llmkit.finetune.objectives import ChatObjective, ClassificationObjective, collate_chat, collate_texts, mean_loss
+from llmkit.finetune.objectives import (
+    ChatObjective,
+    ClassificationObjective,
+    collate_chat,
+    collate_packed,
+    collate_texts,
+    mean_loss,
+)
 from llmkit.model.load import load_model
 
 PLACE = Places("rows")
@@ -124,6 +131,22 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(llama):
     for parts in ([[0, 1], [2]], [[2], [0], [1]]):
         batches = [collate_chat(examples, np.array(part), 1) for part in parts]
         assert_equal_gradients(whole, gradients(llama, [objective.loss(llama, batch) for batch in batches]))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_packing_changes_neither_loss_nor_gradient(family, tmp_path):
+    model = load_model(save_tiny(tmp_path, family), dtype=torch.float64)
+    examples, objective = encoded(), ChatObjective()
+    packed = collate_packed(examples, np.arange(3), 1)
+    plain = objective.loss(model, collate_chat(examples, np.arange(3), 1))
+    together = objective.loss(model, packed)
+    total, count = reference_chat(model, WRITTEN)
+    assert together.sum.item() == pytest.approx(total, rel=1e-12)
+    assert (together.weight, together.tokens) == (count, plain.tokens)
+    assert together.metrics["token_accuracy"][0] == plain.metrics["token_accuracy"][0]
+    # One row without padding.
+    assert packed.input_ids.shape == (1, plain.tokens)
+    assert_equal_gradients(gradients(model, [plain]), gradients(model, [together]))
 
 
 def test_only_what_the_assistant_says_is_learned(llama):
