@@ -17,6 +17,7 @@ from llmkit.finetune.objectives import (
     ChatObjective,
     ClassificationObjective,
     collate_chat,
+    collate_packed,
     collate_texts,
     mean_loss,
 )
@@ -59,6 +60,14 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
     """
     prepared = prepare(config, context)
     model = open_model(config, context, prepared)
+    scaling = model.config.rope_scaling
+    if config.packing and scaling is not None and scaling.depends_on_length:
+        raise ConfigError(
+            f"this model's rotary positions depend on how long a sequence is ({scaling.kind}), so its conversations "
+            "cannot be packed.",
+            where=context.place("packing"),
+            hint="Remove the key.",
+        )
     saver = Saver(model, prepared.tokenizer, context.inputs["model"], base_dtype(config.adapter, config.precision))
     pad_id = prepared.tokenizer.pad_id or 0
     objective, collator = _learning(config, prepared)
@@ -104,7 +113,7 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
 def _learning(config: FinetuneConfig, prepared: Prepared) -> tuple[Objective, Callable[[Sequences, Indices, int], Any]]:
     """What is minimised, and how its micro-batches are made."""
     if config.task == "chat":
-        return ChatObjective(config.z_loss), collate_chat
+        return ChatObjective(config.z_loss), collate_packed if config.packing else collate_chat
     if config.task == "classification":
         return ClassificationObjective(), collate_texts
     return TagObjective(prepared.labels), collate_tags
