@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmkit.train.parallel.matrices import Matrices, matrices_like
+from llmkit.train.rounding import local
 from llmkit.train.update_rule import PLAIN, Keeping, UpdateRule
 
 # Polar Express (Amsel et al. 2025): for each step the odd quintic that is best for the interval which the step before
@@ -87,11 +89,12 @@ class Muon(UpdateRule):
         self.row_decay, self.dtype = row_decay, dtype
 
     def batches(self, members: list[int], parameters: list[Tensor]) -> Iterator[list[int]]:
-        """Matrices of one shape, which are orthogonalised together."""
-        by_shape: dict[torch.Size, list[int]] = {}
+        """Matrices of one shape, divided in one way among ranks, which are orthogonalised together."""
+        alike: dict[tuple[torch.Size, object], list[int]] = {}
         for member in members:
-            by_shape.setdefault(parameters[member].shape, []).append(member)
-        yield from by_shape.values()
+            parameter = parameters[member]
+            alike.setdefault((parameter.shape, getattr(parameter, "placements", None)), []).append(member)
+        yield from alike.values()
 
     def new_state(self, parameter: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """The momentum, and the averages of the rows."""
@@ -104,23 +107,33 @@ class Muon(UpdateRule):
         self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]]
     ) -> None:
         """One step of matrices of one shape."""
-        averages = [state["momentum"] for state in states]
+        matrices, shape = matrices_like(weights[0]), weights[0].shape
+        weights, gradients = [local(weight) for weight in weights], [local(gradient) for gradient in gradients]
+        averages = [local(state["momentum"]) for state in states]
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-        directions = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))
-        updates = orthogonalize(directions, self.dtype).to(weights[0].dtype)
+        directions = torch._foreach_lerp(gradients, averages, group["momentum"])
+        updates = matrices.apply(directions, lambda whole: orthogonalize(whole, self.dtype).to(weights[0].dtype))
         if self.row_decay is not None:
-            updates = _evened(updates, [state["rows"] for state in states], self.row_decay)
-        size = RMS_OF_ADAMW * max(weights[0].shape[-2:]) ** 0.5
+            updates = _evened(updates, [local(state["rows"]) for state in states], self.row_decay, matrices, shape)
+        size = RMS_OF_ADAMW * max(shape[-2:]) ** 0.5
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(weights, list(updates.unbind()), alpha=-group["lr"] * size)
 
 
-def _evened(updates: Tensor, averages: list[Tensor], decay: float) -> Tensor:
-    """Updates whose rows have like sizes over time, [matrices, rows, columns]; their norm is that of U V^T."""
-    squares = updates.square().mean(dim=-1)
+def _evened(updates: Tensor, averages: list[Tensor], decay: float, matrices: Matrices, shape: torch.Size) -> Tensor:
+    """Updates whose rows have like sizes over time, [matrices, rows, columns]; their norm is that of U V^T.
+
+    Args:
+        updates: this rank's parts.
+        averages: of the mean square of each row, changed in place.
+        decay: of the averages.
+        matrices: how they are kept.
+        shape: of a whole one.
+    """
+    squares = matrices.row_means(updates.square())
     torch._foreach_lerp_(averages, list(squares.unbind()), 1 - decay)
     evened = updates / (torch.stack(averages).sqrt() + 1e-10).unsqueeze(-1)
     # An orthogonal matrix of these dimensions has this norm.
-    norm = min(updates.shape[-2:]) ** 0.5
-    scaled: Tensor = evened * (norm / torch.linalg.matrix_norm(evened, keepdim=True).clamp(min=1e-10))
+    norm = min(shape[-2:]) ** 0.5
+    scaled: Tensor = evened * (norm / matrices.norms(evened).clamp(min=1e-10))
     return scaled

@@ -6,6 +6,7 @@ else. They are never averaged: the loop divides by the weight of the whole batch
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -147,10 +148,13 @@ class ReplicatedPasses(Passes):
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__(model, objective)
-        # Weights are the same on all ranks as they are drawn or loaded.
-        self.wrapped = DistributedDataParallel(
-            _LossModule(model, objective), broadcast_buffers=False, gradient_as_bucket_view=True, init_sync=False
-        )
+        with warnings.catch_warnings():
+            # Another name is recommended, which PyTorch before 2.13 does not know.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            # Weights are the same on all ranks as they are drawn or loaded.
+            self.wrapped = DistributedDataParallel(
+                _LossModule(model, objective), broadcast_buffers=False, gradient_as_bucket_view=True, init_sync=False
+            )
         self.wrapped.register_comm_hook(None, _sum)
 
     def loss(self, batch: Any) -> LossOutput:
