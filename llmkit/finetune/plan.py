@@ -12,7 +12,7 @@ from llmkit.finetune.config import FinetuneConfig
 from llmkit.finetune.objectives import ChatBatch, ChatObjective, ClassificationObjective, TextBatch
 from llmkit.model.config import LABELLED, ModelConfig
 from llmkit.model.facts import known_architecture
-from llmkit.model.transformer import Transformer
+from llmkit.model.initialization import outline
 from llmkit.store.stage import Plan
 from llmkit.train.machines import Machine
 from llmkit.train.plan import Planner, Work
@@ -33,10 +33,10 @@ def plan(config: FinetuneConfig, inputs: Mapping[str, Facts], machine: Machine) 
         labels = tuple(inputs["data"].get("labels") or ("0", "1")) if config.head in LABELLED else ()
         architecture = known_architecture(facts.properties, config.head, labels)
         if architecture is not None:
-            work = _training_work(config, architecture, int(longest))
-            found = Planner(config, work, machine).plan(
-                architecture.parameter_count(), config.steps or None, architecture.flops_per_token(int(longest))
-            )
+            work, steps = _training_work(config, architecture, int(longest)), config.steps or None
+            tokens = None if steps is None else steps * config.batch_size * int(longest)
+            per_token = architecture.flops_per_token(int(longest))
+            found = Planner(config, work, machine).plan(architecture.parameter_count(), steps, tokens, per_token)
             return replace(found, notes=[*found.notes, *_notes(config, longest)])
     return _outline(config, facts, longest)
 
@@ -48,9 +48,6 @@ def _notes(config: FinetuneConfig, longest: int | None) -> list[str]:
 
 
 def _training_work(config: FinetuneConfig, architecture: ModelConfig, length: int) -> Work:
-    with torch.device("meta"):
-        model = Transformer(architecture)
-
     def batch(rows: int, length: int) -> ChatBatch | TextBatch:
         ids = torch.empty(rows, length, dtype=torch.int64, device="meta")
         if config.task == "classification":
@@ -58,7 +55,7 @@ def _training_work(config: FinetuneConfig, architecture: ModelConfig, length: in
         return ChatBatch(ids, ids, ids.view(-1), ids.view(-1))
 
     objective = ChatObjective(config.z_loss) if config.task == "chat" else ClassificationObjective()
-    return Work(model, objective, batch, length)
+    return Work(outline(architecture), objective, batch, length)
 
 
 def _outline(config: FinetuneConfig, facts: Facts, longest: int | None) -> Plan:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from llmkit.config.base import Facts, Finding
 from llmkit.console import say, warn
 from llmkit.errors import ConfigError, DataError, LLMKitError
@@ -43,6 +45,9 @@ from llmkit.train.contract import Objective
 from llmkit.train.loop import train
 from llmkit.train.parallel.placement import training_world
 from llmkit.train.parallel.whole import on_main
+from llmkit.train.plan import Work
+from llmkit.train.settle import settle, with_fitting_micro_batch
+from llmkit.train.world import World
 
 __all__ = ["check", "plan", "run"]
 
@@ -58,6 +63,11 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
     Where an adapter is trained, it goes to `adapter/` and the model with the adapter merged to `model/`, or the adapter
     alone to `model/`.
     """
+    world = training_world(config, context)
+    return with_fitting_micro_batch(config, context, world, lambda: _run(config, context, world))
+
+
+def _run(config: FinetuneConfig, context: Context, world: World) -> Outcome:
     prepared = prepare(config, context)
     model = open_model(config, context, prepared)
     scaling = model.config.rope_scaling
@@ -68,19 +78,24 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
             where=context.place("packing"),
             hint="Remove the key.",
         )
-    saver = Saver(model, prepared.tokenizer, context.inputs["model"], base_dtype(config.adapter, config.precision))
+    saver = Saver(prepared.tokenizer, context.inputs["model"], base_dtype(config.adapter, config.precision))
     pad_id = prepared.tokenizer.pad_id or 0
     objective, collator = _learning(config, prepared)
 
     def collate(examples: Sequences, indices: Indices) -> Any:
         return collator(examples, indices, pad_id)
 
+    lengths = prepared.train.lengths
+    longest = np.argsort(-np.asarray(lengths), kind="stable")
+    work = Work(model, objective, lambda rows, _: collate(prepared.train, np.resize(longest, rows)), int(max(lengths)))
+    config = settle(config, work, context, world)
     source = BucketedBatches(
-        prepared.train.lengths,
+        lengths,
         lambda indices: collate(prepared.train, indices),
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch,
         seed=context.seed,
+        part=world.part,
     )
     resolved = config.resolved(config.steps_for(source.steps_per_epoch))
     for finding in TrainConfig.check(resolved, {}):
@@ -103,9 +118,10 @@ def run(config: FinetuneConfig, context: Context) -> Outcome:
         save_checkpoint=saver.checkpoint,
         validation=validation if held_out else None,
         flops_per_token=model.config.flops_per_token(max(1, counts.tokens // counts.kept)),
+        world=world,
     )
     if config.adapter is not None and config.adapter.merge:
-        saver.adapter(context.directory / ADAPTER)
+        on_main(partial(saver.adapter, model), model, world)(context.directory / ADAPTER)
     summary = {"examples": counts.kept, "dropped": counts.dropped(), "epochs": epochs, **result.summary}
     return Outcome(["model/*", f"{ADAPTER}/*"], _facts(config, context, prepared), summary)
 
@@ -139,7 +155,8 @@ def _report(prepared: Prepared, context: Context, steps: int, epochs: float) -> 
         "epochs": epochs,
         "splits": {name: examples.counts.row() for name, examples in splits.items()},
     }
-    write_json_atomic(context.directory / REPORT, report)
+    if context.is_main:
+        write_json_atomic(context.directory / REPORT, report)
     counts = prepared.train.counts
     say(
         f"{context.name}: {counts.kept:,} examples, {counts.tokens:,} tokens, of which {counts.targets:,} are learned; "

@@ -21,17 +21,17 @@ from llmkit.model.save import save_model
 from llmkit.model.transformer import Transformer
 from llmkit.pretrain.batches import HeldOut
 from llmkit.pretrain.config import PretrainConfig
-from llmkit.pretrain.course import Course
 from llmkit.pretrain.masking import Masking
 from llmkit.pretrain.mixture import Mixture
 from llmkit.pretrain.objective import HeldOutText, LanguageModelling, held_out_loss
-from llmkit.pretrain.plan import plan
+from llmkit.pretrain.plan import flops_per_token, plan, training_work
 from llmkit.pretrain.stream import TrainingStream
 from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.loop import Validation, train
 from llmkit.train.parallel.placement import Draw, training_world
 from llmkit.train.scaling import scale_initial_weights
+from llmkit.train.settle import settle, with_fitting_micro_batch
 from llmkit.train.world import World
 
 __all__ = ["check", "plan", "run"]
@@ -100,11 +100,17 @@ def _bare_digest(tokenizer: Tokenizer) -> str:
 
 def run(config: PretrainConfig, context: Context) -> Outcome:
     """Train on the tokens; the model and its tokenizer go to `model/`."""
-    tokenizer = _tokenizer(config, context)
     world = training_world(config, context)
+    return with_fitting_micro_batch(config, context, world, lambda: _run(config, context, world))
+
+
+def _run(config: PretrainConfig, context: Context, world: World) -> Outcome:
+    tokenizer = _tokenizer(config, context)
     model, draw = _open_model(config, context, tokenizer, world)
     config = config.resolved(model.config.context)
     course = config.course(model.config.context)
+    smallest = math.gcd(*(stretch.batch_size for stretch in course.stretches))
+    config = settle(config, training_work(config, model, course.longest), context, world, smallest)
     masking = _masking(config, context, model, tokenizer)
     mixture = Mixture([source.weight for source in config.sources.values()], course)
     names = _names(config, context)
@@ -140,7 +146,7 @@ def run(config: PretrainConfig, context: Context) -> Outcome:
         context=context,
         save=save,
         validation=_validation(config, context, masking, dict(zip(names, mixture.mean_shares().tolist(), strict=True))),
-        flops_per_token=_flops_per_token(model, course),
+        flops_per_token=flops_per_token(config, model.config, course),
         world=world,
         draw=draw,
     )
@@ -159,16 +165,6 @@ def _names(config: PretrainConfig, context: Context) -> list[str]:
     """A short name for each source, all of them different."""
     labels = [context.inputs[key].label for key in config.sources]
     return [label if labels.count(label) == 1 else f"{label}-{n}" for n, label in enumerate(labels, 1)]
-
-
-def _flops_per_token(model: Transformer, course: Course) -> float:
-    """Mean over the tokens of the training, whose sequences may be of different lengths."""
-    ends = [*(stretch.tokens_before for stretch in course.stretches[1:]), course.tokens]
-    flops = sum(
-        (end - stretch.tokens_before) * model.config.flops_per_token(stretch.length)
-        for stretch, end in zip(course.stretches, ends, strict=True)
-    )
-    return flops / course.tokens
 
 
 def _open_model(

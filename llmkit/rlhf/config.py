@@ -12,6 +12,7 @@ from llmkit.model.adapters.config import AdapterTraining
 from llmkit.rlhf.rewards import Reward
 from llmkit.rlhf.variants import AdvantageScale, Aggregation, Algorithm, PreferenceLoss
 from llmkit.train.config import ScheduleConfig, TrainConfig
+from llmkit.train.memory_config import PartialCheckpointing
 from llmkit.train.optimizer_config import OptimizerConfig
 
 _ONLY_FOR: dict[str, tuple[Algorithm, ...]] = {
@@ -208,6 +209,7 @@ class RLHFConfig(TrainConfig):
     def check(self, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
         """Keys of another algorithm, wrong heads and formats, lengths beyond a context."""
         yield from super().check(inputs)
+        yield from self._check_memory()
         yield from self._check_keys()
         yield from self._check_model(inputs["model"])
         wanted = "conversations" if self.online else "preferences"
@@ -219,6 +221,15 @@ class RLHFConfig(TrainConfig):
             yield from self._check_lengths(context)
         if self.reward_model is not None and self.online:
             yield from self._check_reward_model(inputs["reward_model"], inputs["model"])
+
+    def _check_memory(self) -> Iterator[Finding]:
+        """What other stages reckon from the lengths of their rows, which answers do not have beforehand."""
+        if self.micro_batch_size == "auto":
+            yield Finding("rlhf finds no micro-batch by itself.", key="micro_batch_size", hint="Set a number.")
+        setting = self.activation_checkpointing
+        if isinstance(setting, PartialCheckpointing) and setting.budget is not None:
+            hint = "Set `full`, or a number of `blocks`."
+            yield Finding("rlhf has no budget of activations.", key="activation_checkpointing.budget", hint=hint)
 
     def _check_keys(self) -> Iterator[Finding]:
         for key, algorithms in _ONLY_FOR.items():

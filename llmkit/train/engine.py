@@ -42,6 +42,7 @@ class Engine:
         precision: "fp32", "bf16", or "bf16-pure", with weights in bfloat16 as well.
         reason: why this precision, as a sentence.
         matrix_rate: floating-point operations a second of a large matrix product in this precision.
+        micro_batch: sequences that go through the model at once, where that was left to the machine.
     """
 
     device: str
@@ -49,6 +50,7 @@ class Engine:
     precision: str
     reason: str
     matrix_rate: float
+    micro_batch: int | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,7 +98,7 @@ def training_device(config: TrainConfig, where: str | None = None) -> torch.devi
 def prepare_engine(config: TrainConfig, model: nn.Module, directory: Path, where: str | None = None) -> Engine:
     """The engine of a run: as written down by an earlier attempt, or measured now and written down."""
     device = training_device(config, where).type
-    stored = _read(directory / FILE)
+    stored = read_engine(directory)
     if stored is not None and stored.device == device:
         return stored
     if stored is not None:
@@ -113,7 +115,9 @@ def prepare_engine(config: TrainConfig, model: nn.Module, directory: Path, where
     return engine
 
 
-def _read(path: Path) -> Engine | None:
+def read_engine(directory: Path) -> Engine | None:
+    """The engine that an earlier attempt has written down, if it has."""
+    path = directory / FILE
     if not path.is_file():
         return None
     return Engine(**json.loads(path.read_text(encoding="utf-8")))

@@ -175,16 +175,15 @@ class Planner:
             return whole + (3 * width + 4) * largest
         return whole + width * sum(inside) + (width + 4) * largest
 
-    def plan(self, parameters: int, steps: int | None, flops_per_token: float) -> Plan:
+    def plan(self, parameters: int, steps: int | None, tokens: int | None, flops_per_token: float) -> Plan:
         """The whole plan.
 
         Args:
             parameters: that are trained.
-            steps: of training; None where they are not known.
+            steps, tokens: of training; None where they are not known.
             flops_per_token: of the model, in training.
         """
         rows = self.micro_batch()
-        tokens = None if steps is None else steps * self.config.batch_size * self.work.length
         return Plan(
             parameters,
             tokens,

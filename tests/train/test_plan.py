@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llmkit.config.base import Facts
 from llmkit.errors import ConfigError
-from llmkit.model.initialization import build
+from llmkit.model.initialization import build, outline
 from llmkit.pretrain.batches import Batch
 from llmkit.pretrain.config import PretrainConfig
 from llmkit.pretrain.objective import LanguageModelling
@@ -189,7 +189,7 @@ def test_the_parts_of_a_mesh() -> None:
 def test_auto_takes_the_largest_micro_batch_that_fits() -> None:
     small = {**LLAMA, "layers": 1}
     values = {**CONFIGS["llama"], "model": small, "batch_size": 64, "micro_batch_size": "auto"}
-    work = training_work(settings(**values), settings(**values).architecture(VOCABULARY), 128)
+    work = training_work(settings(**values), outline(settings(**values).architecture(VOCABULARY)), 128)
     reference = Planner(settings(**values), work, CPU)
     wanted = sum(reference.parts(16).values())
     machine = Machine("small", "cpu", 2e11, 1e11, wanted / USABLE + 1, None, None)
@@ -208,7 +208,7 @@ def test_auto_takes_the_largest_micro_batch_that_fits() -> None:
 def test_a_budget_recomputes_as_few_blocks_as_keep_to_it() -> None:
     model = {**LLAMA, "layers": 4, "width": 64, "heads": 1}
     config = settings(**{**CONFIGS["llama"], "model": model})
-    work = training_work(config, config.architecture(VOCABULARY), 128)
+    work = training_work(config, outline(config.architecture(VOCABULARY)), 128)
 
     def planner(checkpointing: Any) -> Planner:
         changed = settings(**{**CONFIGS["llama"], "model": model, "activation_checkpointing": checkpointing})
