@@ -10,11 +10,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from llmkit.config.experiment import Experiment
 from llmkit.errors import LLMKitError
 from llmkit.pipeline.run import load_experiment
 from llmkit.store.artifact import open_artifact
+
+
+class Process(Protocol):
+    """What a command runs in."""
+
+    @property
+    def pid(self) -> int:
+        """Its number, which is that of its process group too."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, negative the signal that it was killed by; None as long as it is not known to have ended."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal to it alone."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +61,26 @@ class Command:
         """The config, read and checked."""
         return load_experiment(self.config, self.overrides)
 
-    @contextmanager
-    def started(self, log: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The process, with a process group of its own; on leaving all of the group is killed that still runs.
-
-        What it says is appended to the log.
-        """
+    def arguments(self, overrides: Sequence[str]) -> list[str]:
+        """The command's name and arguments."""
         settings = [part for override in (*self.overrides, *overrides) for part in ("--set", override)]
-        command = [*self.python, self.name, "--config", str(self.config), *settings]
-        with (
-            log.open("ab") as stream,
-            subprocess.Popen(
-                command, stdout=stream, stderr=stream, env=self.environment, start_new_session=True
-            ) as process,
-        ):
-            try:
-                yield process
-            finally:
-                signal_all(process, signal.SIGKILL)
+        return [self.name, "--config", str(self.config), *settings]
+
+    def start(self, log: Path, overrides: Sequence[str]) -> Process:
+        """Start it, with a process group of its own; what it says is appended to the log."""
+        command = [*self.python, *self.arguments(overrides)]
+        with log.open("ab") as stream:
+            return subprocess.Popen(command, stdout=stream, stderr=stream, env=self.environment, start_new_session=True)
+
+    @contextmanager
+    def started(self, log: Path, *overrides: str) -> Iterator[Process]:
+        """The process; on leaving all of its group is killed that still runs."""
+        process = self.start(log, overrides)
+        try:
+            yield process
+        finally:
+            signal_all(process, signal.SIGKILL)
+            process.wait()
 
     def finish(self, log: Path, *overrides: str) -> None:
         """Run it to its end.
@@ -69,13 +93,13 @@ class Command:
                 raise LLMKitError(f"`llmkit {self.name}` ends with exit code {process.returncode}.", where=str(log))
 
 
-def signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def signal_all(process: Process, number: signal.Signals) -> None:
     """Send a signal to a process started by a `Command` and to all that it has started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
 
-def ranks_of(process: subprocess.Popen[bytes]) -> list[int]:
+def ranks_of(process: Process) -> list[int]:
     """The processes that torchrun has started, by process number."""
     found = []
     for entry in Path("/proc").iterdir():

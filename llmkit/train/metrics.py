@@ -15,6 +15,10 @@ from llmkit.train.contract import Number
 from llmkit.train.world import World
 
 FILE = "metrics.jsonl"
+OF_THE_MACHINE = frozenset(
+    {"seconds", "seconds_left", "data_seconds", "tokens_per_second", "utilization", "memory_bytes"}
+)
+"""What a line says of the machine and not of the training: it is different in every run."""
 
 
 class Window:

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llmkit.train.metrics import OF_THE_MACHINE
+
 ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).with_name("chain.yaml")
-TIMED = ("seconds", "data_seconds", "tokens_per_second", "utilization")
+TIMED = OF_THE_MACHINE
 ANIMALS = ("fox", "owl", "hare", "otter", "crow", "badger", "wren", "mole")
 PLACES = ("river", "forest", "meadow", "harbour", "village", "mountain", "garden", "bridge")
 COLOURS = ("red", "grey", "brown", "white", "black", "green")

@@ -18,6 +18,7 @@ from llmkit.store.files import remove_tree, sha256_tree
 from llmkit.train.config import SpikesConfig
 from llmkit.train.guard import FILE, Guard, Passage
 from llmkit.train.loop import DivergedError
+from llmkit.train.metrics import OF_THE_MACHINE
 
 
 def guard(directory: Path, **settings: Any) -> Guard:
@@ -122,9 +123,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> type[PoisonedSource]:
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "data_seconds", "tokens_per_second", "utilization")
     read = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in timed} for line in read]
+    return [{key: value for key, value in line.items() if key not in OF_THE_MACHINE} for line in read]
 
 
 SETTINGS: dict[str, Any] = {"steps": 24, "precision": "fp32", "log_every": 1}

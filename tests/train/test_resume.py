@@ -18,6 +18,7 @@ from toy_run import run_toy
 
 from llmkit.errors import Interrupted
 from llmkit.store.files import sha256_tree
+from llmkit.train.metrics import OF_THE_MACHINE
 
 SCRIPT = Path(__file__).with_name("toy_run.py")
 ROOT = Path(__file__).parents[2]
@@ -37,9 +38,8 @@ def steps_of(directory: Path, split: str) -> list[int]:
 
 
 def lines_without_times(directory: Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "data_seconds", "tokens_per_second", "utilization")
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+    return [{key: value for key, value in line.items() if key not in OF_THE_MACHINE} for line in lines]
 
 
 def wait_for_step(process: subprocess.Popen[bytes], directory: Path, step: int) -> None:
