@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from llmkit.console import warn
-from llmkit.errors import ArtifactError, LLMKitError
+from llmkit.errors import ArtifactError, ConfigError, LLMKitError
 from llmkit.store.artifact import (
     MANIFEST,
     FileEntry,
@@ -353,9 +353,25 @@ class Checkpoints:
             )
 
 
-def open_checkpoints(config: TrainConfig, context: Context, world: World) -> Checkpoints:
-    """The checkpoints of a stage, in its folder or where the settings say."""
+def open_checkpoints(config: TrainConfig, context: Context, world: World, *, measured: bool) -> Checkpoints:
+    """The checkpoints of a stage, in its folder or where the settings say.
+
+    Args:
+        config: settings.
+        context: the stage.
+        world: the ranks.
+        measured: whether there is validation.
+
+    Raises:
+        ConfigError: the best one is to be kept, and nothing is measured; or the place cannot be opened.
+    """
     settings = config.checkpoints
+    if settings.keep_best is not None and not measured:
+        raise ConfigError(
+            "there is no validation data to tell which checkpoint is the best.",
+            where=context.place("checkpoints.keep_best"),
+            hint="Remove it, or hold some of the data out for validation.",
+        )
     if settings.directory is None:
         folder = Folder.at(context.directory / "checkpoints")
     else:

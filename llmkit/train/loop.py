@@ -120,7 +120,7 @@ def train(
         optimizers = build_optimizers(model, config.optimizer, engine.dtype, seed=context.seed, average=average)
         guard = Guard(config.spikes, context.directory, writes=world.is_main)
         recorder = Recorder(config, context, engine, guard, flops_per_token, world)
-        checkpoints = open_checkpoints(config, context, world)
+        checkpoints = open_checkpoints(config, context, world, measured=validation is not None)
         snapshots = Snapshots(checkpoints, model, parameters, optimizers, source, recorder, save_checkpoint or save)
         loop = _Loop(
             model=model,

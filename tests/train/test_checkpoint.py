@@ -142,7 +142,7 @@ def test_an_error_in_the_background_comes_out_later_as_a_sentence(folder: Folder
     ],
 )
 def test_which_are_kept(settings: dict[str, Any], reach: int, kept: set[int]) -> None:
-    measures = {step: None for step in range(0, 100, 10)} | {20: 3.0, 40: 1.0, 60: 1.5}
+    measures = dict.fromkeys(range(0, 100, 10)) | {20: 3.0, 40: 1.0, 60: 1.5}
     assert kept_steps(measures, 80, CheckpointsConfig.model_validate(settings), reach) == kept
 
 
@@ -218,9 +218,7 @@ def test_a_flipped_bit_in_any_file_is_noticed_before_training_goes_on(
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove"])
-def test_a_shortened_or_missing_file_is_named(
-    folder: Folder, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
+def test_a_shortened_or_missing_file_is_named(folder: Folder, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     checkpoints = opened(folder)
     write(checkpoints, 5)
     write(checkpoints, 10)
