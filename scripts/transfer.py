@@ -7,7 +7,9 @@ own documentation: once with the initial weights and rates that every width has 
 (`optimizer.base_width`, the smallest of the widths). Heads keep their width, batches and seeds are the same. What
 counts is the loss over the last tenth of the steps, on text that comes only once.
 
-A table is printed, and with --svg the curves are drawn. The last line with --json is the result for machines.
+A table is printed: the losses, the best rate as a parabola through the best three points has it, and what the best
+rate of the smallest width costs at this one (`regret`, over the best loss of the sweep). With --svg the curves are
+drawn. The last line with --json is the result for machines.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from llmkit.train.optimizer_config import OptimizerConfig
 from llmkit.train.scaling import scale_initial_weights
 
 LENGTH, BATCH, LAYERS, HEAD_WIDTH = 64, 16, 2, 16
+INIT_STD = 0.1
+"""Of the smallest width, at which 0.02 would be too small for matrices to learn anything at first."""
 
 
 def read_tokens(steps: int) -> Tensor:
@@ -48,7 +52,13 @@ def read_tokens(steps: int) -> Tensor:
 def train(tokens: Tensor, width: int, optimizer: str, rate: float, base_width: int | None) -> float:
     """Loss over the last tenth of the steps; infinite where it is no number."""
     spec = ModelSpec(
-        family="llama", layers=LAYERS, width=width, heads=width // HEAD_WIDTH, mlp_width=3 * width, context=LENGTH
+        family="llama",
+        layers=LAYERS,
+        width=width,
+        heads=width // HEAD_WIDTH,
+        mlp_width=3 * width,
+        context=LENGTH,
+        init_std=INIT_STD,
     )
     model = build(spec.resolve(256, pad_id=None), seed=0)
     if base_width is not None:
@@ -73,6 +83,17 @@ def train(tokens: Tensor, width: int, optimizer: str, rate: float, base_width: i
     return mean if math.isfinite(mean) else math.inf
 
 
+def optimum(rates: list[float], losses: list[float]) -> float:
+    """The rate with the least loss, between the rates that were tried: by a parabola over their logarithms."""
+    best = min(range(len(rates)), key=lambda index: losses[index])
+    if not 0 < best < len(rates) - 1 or not all(map(math.isfinite, losses[best - 1 : best + 2])):
+        return rates[best]
+    left, middle, right = losses[best - 1 : best + 2]
+    bend = left - 2 * middle + right
+    shift = 0.5 * (left - right) / bend if bend > 0 else 0.0
+    return rates[best] * (rates[1] / rates[0]) ** shift
+
+
 def sweep(tokens: Tensor, optimizer: str, widths: list[int], rates: list[float]) -> list[dict[str, Any]]:
     """The losses at every width and rate, without the rule and with it, and the best rate of each."""
     rows = []
@@ -82,12 +103,16 @@ def sweep(tokens: Tensor, optimizer: str, widths: list[int], rates: list[float])
                 # At the base width the rule changes nothing.
                 losses = rows[-1]["losses"]
             else:
-                losses = [train(tokens, width, optimizer, rate, base) for rate in rates]
-            best = rates[min(range(len(rates)), key=lambda index: losses[index])]
-            rows.append(
-                {"optimizer": optimizer, "width": width, "rule": base is not None, "losses": losses, "best": best}
-            )
-            say(f"{optimizer}, width {width}, {'spectral' if base else 'no'} rule: best rate {best:.2g}")
+                losses = []
+                for rate in rates:
+                    losses.append(train(tokens, width, optimizer, rate, base))
+                    rule = "the" if base else "no"
+                    say(f"{optimizer}, width {width}, {rule} rule, rate {rate:.2g}: loss {losses[-1]:.3f}")
+            best = optimum(rates, losses)
+            first = rows[0]["losses"] if rows else losses
+            regret = losses[first.index(min(first))] - min(losses)
+            row = {"optimizer": optimizer, "width": width, "rule": base is not None, "losses": losses}
+            rows.append({**row, "best": best, "regret": regret})
     return rows
 
 
@@ -132,10 +157,12 @@ def main() -> None:
             row["width"],
             "spectral" if row["rule"] else "none",
             *(f"{loss:.3f}" for loss in row["losses"]),
+            f"{row['best']:.2g}",
+            f"{row['regret']:.3f}",
         ]
         for row in rows
     ]
-    emit_table(["optimizer", "width", "rule", *(f"{rate:.2g}" for rate in rates)], table)
+    emit_table(["optimizer", "width", "rule", *(f"{rate:.2g}" for rate in rates), "best", "regret"], table)
     if options.svg is not None:
         draw(rows, rates, options.svg)
     if options.json:

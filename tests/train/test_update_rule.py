@@ -144,16 +144,16 @@ def train(model: nn.Module, steps: int, seed: int = 0, average: float | None = N
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("rounding", ["stochastic", "kahan"])
 def test_a_model_in_bfloat16_learns_as_well_as_with_float32_weights(name: str, rounding: str) -> None:
-    whole = sum(train(Net(), 150, name=name)[-20:]) / 20
+    whole = sum(train(Net(), 90, name=name)[-20:]) / 20
     narrow = Net().bfloat16()
-    found = sum(train(narrow, 150, name=name, rounding=rounding)[-20:]) / 20
+    found = sum(train(narrow, 90, name=name, rounding=rounding)[-20:]) / 20
     assert {parameter.dtype for parameter in narrow.parameters()} == {torch.bfloat16}
-    assert found < whole + 0.05
+    assert found < whole + 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_in_bfloat16_changes_little(name: str) -> None:
-    wide, narrow = train(Net(), 100, name=name), train(Net(), 100, name=name, state="bf16")
+    wide, narrow = train(Net(), 60, name=name), train(Net(), 60, name=name, state="bf16")
     assert sum(narrow[-20:]) == pytest.approx(sum(wide[-20:]), rel=0.05, abs=0.2)
 
 
