@@ -36,7 +36,8 @@ class Matrices:
 
     def norms(self, parts: Tensor) -> Tensor:
         """Frobenius norms of whole matrices, [m, ..., 1, 1], given parts [m, ..., r', c']."""
-        return torch.linalg.matrix_norm(parts, keepdim=True)
+        norms: Tensor = torch.linalg.matrix_norm(parts, keepdim=True)
+        return norms
 
 
 class SharedMatrices(Matrices):
