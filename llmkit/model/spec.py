@@ -50,6 +50,15 @@ class ModelSpec(BaseModel):
     window: int | None = Field(
         None, ge=1, description="Tokens that local layers see, in families that have such; by default the family's."
     )
+    qk_norm: bool | None = Field(
+        None, description="Norms of queries and keys: the family has them or not; written out, it is checked."
+    )
+    score_softcap: float | None = Field(
+        None,
+        gt=0,
+        description="Attention scores become cap x tanh(score / cap), in families that have such; gemma2 50.",
+    )
+    logit_softcap: float | None = Field(None, gt=0, description="The same for logits; by default gemma2 30.")
     experts: int | None = Field(
         None,
         ge=1,
@@ -120,6 +129,8 @@ class ModelSpec(BaseModel):
         "head_width",
         "rope_theta",
         "window",
+        "score_softcap",
+        "logit_softcap",
         "experts",
         "experts_per_token",
         "expert_width",
@@ -129,8 +140,24 @@ class ModelSpec(BaseModel):
     def _applies_to_family(cls, value: Any, info: ValidationInfo) -> Any:
         family = FAMILIES.get(info.data.get("family", ""))
         if value is not None and family is not None and info.field_name not in family.options:
-            raise ValueError(f"family {family.name} has no {info.field_name}; remove it")
+            able = [name for name, other in FAMILIES.items() if info.field_name in other.options]
+            raise ValueError(
+                f"family {family.name} has no {info.field_name}; remove it, or take one that has: {', '.join(able)}"
+            )
         return value
+
+    @field_validator("qk_norm")
+    @classmethod
+    def _is_of_family(cls, qk_norm: bool | None, info: ValidationInfo) -> bool | None:
+        family = FAMILIES.get(info.data.get("family", ""))
+        if qk_norm is None or family is None:
+            return qk_norm
+        able = [name for name, other in FAMILIES.items() if other.parts.get("qk_norm", "none") != "none"]
+        if qk_norm and family.name not in able:
+            raise ValueError(f"family {family.name} has no norms of queries and keys; these have: {', '.join(able)}")
+        if not qk_norm and family.name in able:
+            raise ValueError(f"family {family.name} always has norms of queries and keys")
+        return qk_norm
 
     @field_validator("mlp_width")
     @classmethod

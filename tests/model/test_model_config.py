@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 from llmkit.model.config import ModelConfig, RopeScaling
 from llmkit.model.families import FAMILIES
 from llmkit.model.initialization import build
+from llmkit.model.save import save_model
 from llmkit.model.spec import ModelSpec
 
 SHAPES: list[dict[str, Any]] = [
@@ -251,3 +254,29 @@ def test_config_and_facts_load_without_torch() -> None:
         "sys.exit(bool({'torch', 'numpy', 'safetensors'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_soft_caps_are_settings_of_the_family_that_has_them(tmp_path: Path) -> None:
+    shape = {"family": "gemma2", "layers": 2, "width": 64, "window": 40, "context": 64, "qk_norm": False}
+    spec = ModelSpec.model_validate({**shape, "score_softcap": 20.0, "logit_softcap": 15.0})
+    model = build(spec.resolve(100, pad_id=0), seed=1)
+    save_model(model, tmp_path / "model")
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
+    assert reference.config.attn_logit_softcapping == 20.0
+    assert reference.config.final_logit_softcapping == 15.0
+    ids = torch.arange(1, 50)[None]
+    with torch.no_grad():
+        assert torch.allclose(model(ids), reference(ids).logits, atol=1e-5)
+    with pytest.raises(ValidationError, match="take one that has: gemma2"):
+        ModelSpec.model_validate({**shape, "family": "llama", "window": None, "logit_softcap": 15.0})
+
+
+def test_norms_of_queries_and_keys_come_with_the_family() -> None:
+    shape = {"layers": 2, "width": 64}
+    assert (
+        ModelSpec.model_validate({**shape, "family": "qwen3", "qk_norm": True}).resolve(9, pad_id=0).qk_norm == "head"
+    )
+    with pytest.raises(ValidationError, match="these have: qwen3, "):
+        ModelSpec.model_validate({**shape, "family": "llama", "qk_norm": True})
+    with pytest.raises(ValidationError, match="always has"):
+        ModelSpec.model_validate({**shape, "family": "olmo2", "qk_norm": False})

@@ -108,7 +108,7 @@ GEMMA2 = Family(
     architectures=decoder_heads("Gemma2", "token-classification"),
     parts={**GEMMA_PARTS, "norm_position": "sandwich"},
     keys=GEMMA2_KEYS,
-    options=LLAMA_OPTIONS | {"window"},
+    options=LLAMA_OPTIONS | {"window", "score_softcap", "logit_softcap"},
     spec_defaults={**GEMMA_DEFAULTS, "window": 1024, "score_softcap": 50.0, "logit_softcap": 30.0},
     complete=with_windows(lambda layer: layer % 2 == 0),
     weights=weights(GEMMA2_NAMES) + SCORES,
