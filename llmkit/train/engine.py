@@ -22,6 +22,7 @@ from torch import nn
 from llmkit.console import say, warn
 from llmkit.errors import ConfigError
 from llmkit.store.files import write_json_atomic
+from llmkit.train import float8
 from llmkit.train.blocks import repeated_blocks
 from llmkit.train.config import TrainConfig
 
@@ -29,7 +30,7 @@ FILE = "engine.json"
 # Hardware without bfloat16 units is slower with it and hardware with them at least twice as fast: what lies between is
 # noise, and a choice that could come out either way would make two runs of one config differ.
 CLEARLY_FASTER = 1.2
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-pure": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-pure": torch.bfloat16, "float8": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Engine:
     Args:
         device: "cpu" or "cuda".
         threads: threads of CPU operations.
-        precision: "fp32", "bf16", or "bf16-pure", with weights in bfloat16 as well.
+        precision: "fp32", "bf16", "bf16-pure", with weights in bfloat16 as well, or "float8", with the products of
+            blocks in 8 bits and the others in bfloat16.
         reason: why this precision, as a sentence.
-        matrix_rate: floating-point operations a second of a large matrix product in this precision.
+        matrix_rate: floating-point operations a second of a large matrix product in `dtype`.
         micro_batch: sequences that go through the model at once, where that was left to the machine.
     """
 
@@ -54,7 +56,7 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of matrix products."""
+        """The dtype of matrix products that are not in float8."""
         return _DTYPES[self.precision]
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -103,6 +105,13 @@ def prepare_engine(config: TrainConfig, model: nn.Module, directory: Path, where
         return stored
     if stored is not None:
         warn(f"the interrupted attempt ran on {stored.device}, this one runs on {device}: the bits will differ.")
+    lacking = float8.why_not(device) if config.precision == "float8" else None
+    if lacking is not None:
+        raise ConfigError(
+            f"float8 needs a CUDA device of compute capability 8.9 or more: {lacking}.",
+            where=where,
+            hint="Set `precision: bf16`.",
+        )
     precision, reason = (
         choose_precision(model, device) if config.precision == "auto" else (config.precision, "as configured")
     )

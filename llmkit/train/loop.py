@@ -40,6 +40,7 @@ from llmkit.train.checkpoint import open_checkpoints
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import BatchSource, Objective
 from llmkit.train.engine import prepare_engine
+from llmkit.train.float8 import use_float8_products
 from llmkit.train.guard import Guard, RewindError
 from llmkit.train.metrics import MetricsLog, NoLines
 from llmkit.train.optimizer import build_optimizers, trainable_parameters
@@ -111,6 +112,8 @@ def train(
         LLMKitError: a checkpoint cannot be written.
     """
     engine = shared_engine(world, lambda: prepare_engine(config, model, context.directory, context.place("device")))
+    if engine.precision == "float8":
+        say(f"{context.name}: {use_float8_products(model):,} linear maps compute in float8")
     if engine.precision == "bf16-pure":
         narrow_trained_weights(model)
     place(model, world, engine, reshard=config.parallel.reshard, draw=draw, where=context.place("parallel"))
