@@ -17,6 +17,7 @@ from llmkit.train.config import TrainConfig
 from llmkit.train.engine import Engine
 from llmkit.train.guard import Guard
 from llmkit.train.metrics import Lines, Window
+from llmkit.train.parallel.data import forget_gathered
 from llmkit.train.schedule import learning_rate
 from llmkit.train.seeding import seed_generators
 from llmkit.train.step import StepResult
@@ -144,6 +145,8 @@ class Recorder:
         model.eval()
         with torch.no_grad(), self.engine.autocast():
             values = dict(validation(model))
+        # Parameters may hold an average now, and what was gathered of it is not to be trained with.
+        forget_gathered(model)
         self._write(done, "validation", values)
         return values
 

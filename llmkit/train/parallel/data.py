@@ -88,6 +88,12 @@ def _units(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
+def forget_gathered(model: nn.Module) -> None:
+    """Let go of the weights that forward passes without a backward pass have gathered, before they are changed."""
+    for unit in _units(model):
+        unit.reshard()
+
+
 def _make_forward(model: Transformer, name: str) -> None:
     """Have a method gather the weights as `forward` does, where it is not called by that."""
     plain = getattr(model, name)
