@@ -9,7 +9,7 @@ Shapes: B batch, l tokens of this rank, L of the whole sequence, H heads, K key/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,11 +20,11 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from llmkit.errors import ConfigError
 from llmkit.model.attention import Attention, Scoring, Visibility, attend_masked
-from llmkit.model.config import ModelConfig
 from llmkit.model.documents import Documents
 from llmkit.model.rotary import rotate
 from llmkit.model.transformer import Block, Transformer
 from llmkit.train.parallel.collectives import gathered
+from llmkit.train.parallel.limits import sequence_limits
 
 _PART = "_sequence_part"
 _ROWS = 1024
@@ -39,13 +39,13 @@ class SequencePart:
         index: of the rank among those that share a sequence.
         count: of these.
         causal: two pieces, that from the other end of the sequence being the second; otherwise one.
-        group: of these ranks.
+        group: of these ranks; None where nothing is exchanged.
     """
 
     index: int
     count: int
     causal: bool
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
 
     @property
     def pieces(self) -> int:
@@ -73,6 +73,7 @@ class SequencePart:
 
     def whole(self, x: Tensor, dim: int) -> Tensor:
         """What each rank has for its tokens, along a dimension, for all tokens in the sequence's order."""
+        assert self.group is not None
         found = gathered(x, dim, self.group)
         if not self.causal:
             return found
@@ -81,6 +82,7 @@ class SequencePart:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over the ranks that share sequences."""
+        assert self.group is not None
         total = torch.tensor(values, dtype=torch.float64)
         if dist.get_backend(self.group) == "nccl":
             total = total.cuda()
@@ -91,16 +93,6 @@ class SequencePart:
 def sequence_part(model: nn.Module) -> SequencePart | None:
     """This rank's part of each sequence that the model is trained on; None where it has all of it."""
     return getattr(model, _PART, None)
-
-
-def refusals(config: ModelConfig) -> Iterator[str]:
-    """What of an architecture context parallelism does not compute, in words."""
-    if config.head not in ("causal-lm", "masked-lm"):
-        yield f"a {config.head} head takes whole sequences, which are not divided among ranks"
-    if config.experts:
-        yield "sequences of models with experts are not divided among ranks"
-    if config.rope_scaling is not None and config.rope_scaling.depends_on_length:
-        yield "sequences are not divided among ranks where rotary frequencies depend on their length"
 
 
 def share_sequences(model: Transformer, mesh: DeviceMesh, where: str | None = None) -> None:
@@ -117,7 +109,7 @@ def share_sequences(model: Transformer, mesh: DeviceMesh, where: str | None = No
     Raises:
         ConfigError: the model has something that cannot be computed so.
     """
-    for reason in refusals(model.config):
+    for reason in sequence_limits(model.config, mesh.size()):
         raise ConfigError(f"{reason} by `parallel.context`.", where=where, hint="Set `parallel.context` to 1.")
     group = mesh.get_group()
     part = SequencePart(group.rank(), group.size(), model.config.causal, group)

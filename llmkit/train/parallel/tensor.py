@@ -14,7 +14,7 @@ as norms, which are summed where such a weight is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,35 +26,14 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distr
 
 from llmkit.errors import ConfigError
 from llmkit.model.attention import Attention
-from llmkit.model.config import ModelConfig
 from llmkit.model.heads import CausalLMHead, MaskedLMHead
 from llmkit.model.layers import MLP, Embedding, Linear, OffsetRMSNorm
 from llmkit.model.transformer import Block, Embeddings, Transformer
 from llmkit.train.parallel.collectives import Group, gathered, gathered_for_all, scattered, shared, summed
+from llmkit.train.parallel.limits import product_limits, vocabulary_limits
 
 _TOKENS = 1
 """Dimension of the tokens in [B, L, W]."""
-
-
-def refusals(config: ModelConfig, ranks: int) -> Iterator[str]:
-    """What of an architecture tensor parallelism over so many ranks does not compute, in words."""
-    if ranks == 1:
-        return
-    if config.head not in ("causal-lm", "masked-lm"):
-        yield f"a {config.head} head is not shared among ranks"
-    if config.experts:
-        yield "experts are not shared among ranks"
-    if config.attention_sinks:
-        yield "attention sinks are not shared among ranks"
-    if config.qk_norm == "projection" and config.norm != "rms":
-        yield "layer norms over whole projections are not shared among ranks"
-    for name in ("heads", "kv_heads", "mlp_width"):
-        size = getattr(config, name)
-        if size % ranks:
-            yield f"{ranks} ranks do not divide {name} ({size:,})"
-    # Parts are of equal size but for the last one, which must not be empty.
-    if -(-config.vocab_size // ranks) * (ranks - 1) >= config.vocab_size:
-        yield f"a vocabulary of {config.vocab_size:,} is too small for {ranks} ranks"
 
 
 def share_products(model: Transformer, mesh: DeviceMesh, where: str | None = None) -> None:
@@ -71,7 +50,8 @@ def share_products(model: Transformer, mesh: DeviceMesh, where: str | None = Non
     Raises:
         ConfigError: the model has something that cannot be shared.
     """
-    for reason in refusals(model.config, mesh.size()):
+    ranks = mesh.size()
+    for reason in (*product_limits(model.config, ranks), *vocabulary_limits(model.config.vocab_size, ranks)):
         raise ConfigError(f"{reason} by `parallel.tensor`.", where=where, hint="Set `parallel.tensor` to 1.")
     linears = [module for module in model.modules() if isinstance(module, Linear)]
     if any(type(linear) is not Linear or linear.adapter is not None for linear in linears):
@@ -251,7 +231,7 @@ def _vocabulary_lookup(embedding: Embedding, group: Group, ids_BL: Tensor) -> Te
     if ids_BL.shape[1] % group.size():
         raise ConfigError(
             f"sequences of {ids_BL.shape[1]:,} tokens cannot be divided among {group.size()} ranks.",
-            hint="Choose a `sequence_length` that `parallel.tensor` divides, with `parallel.context` twice that.",
+            hint="Choose a `sequence_length` that `parallel.tensor` divides, and what `parallel.context` leaves of it.",
         )
     rows = _part(embedding.weight)
     assert rows is not None
