@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,8 @@ def together(launch: Launch) -> Iterator[Ranks]:
         store=PrefixStore("llmkit/group", store),
         rank=launch.rank,
         world_size=launch.size,
+        # Longer than any watchdog's patience, which ends a hang with the stacks of all ranks.
+        timeout=timedelta(days=1),
     )
     try:
         with _quiet(unless=ranks.is_main):

@@ -49,7 +49,7 @@ from llmkit.train.parallel.whole import on_main
 from llmkit.train.progress import Recorder, Validation
 from llmkit.train.rounding import narrow_trained_weights
 from llmkit.train.seeding import seed_generators
-from llmkit.train.signals import StopRequest, elected, stop_requests
+from llmkit.train.signals import ECHO_SECONDS, StopRequest, elected, stop_requests
 from llmkit.train.snapshot import SaveModel, Snapshots
 from llmkit.train.step import DivergedError, Stepper
 from llmkit.train.trackers import open_trackers
@@ -161,7 +161,11 @@ class _Loop:
     def run(self) -> TrainResult:
         """Everything from the step gone on from to the finished model."""
         seconds, directory = self.config.watchdog, self.context.directory
-        with stop_requests() as stop, watched(self.model, directory, seconds, self.world.rank) as self.beat:
+        echo = 0.0 if self.world.size == 1 else ECHO_SECONDS
+        with (
+            stop_requests(echo, speaks=self.world.is_main) as stop,
+            watched(self.model, directory, seconds, self.world.rank) as self.beat,
+        ):
             try:
                 while not self._attempt(stop):
                     self.start = self.snapshots.rewind(self.context.name)

@@ -19,6 +19,8 @@ from types import FrameType
 from llmkit.errors import EXIT_INTERRUPTED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO_SECONDS = 1.0
+"""Within so many seconds torchrun passes a signal on that all processes have had already."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -38,7 +40,7 @@ def elected(votes: Sequence[float]) -> str | None:
 
 
 @contextmanager
-def stop_requests(echo_seconds: float = 0.0) -> Iterator[StopRequest]:
+def stop_requests(echo_seconds: float = 0.0, *, speaks: bool = True) -> Iterator[StopRequest]:
     """Note SIGTERM and SIGINT instead of dying of them; the handlers that were there return on leaving.
 
     A SIGINT after another signal ends the process at once with exit code 130, whatever it is waiting for. Outside the
@@ -47,6 +49,7 @@ def stop_requests(echo_seconds: float = 0.0) -> Iterator[StopRequest]:
     Args:
         echo_seconds: a SIGINT that comes so soon after the first signal is the same one again: a terminal sends it to
             all processes, and torchrun passes its own on to the ranks.
+        speaks: whether to answer with a line; one rank says it for all.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -61,7 +64,7 @@ def stop_requests(echo_seconds: float = 0.0) -> Iterator[StopRequest]:
     os.set_blocking(writer, False)
     before = {number: signal.signal(number, note) for number in SIGNALS}
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    listener = threading.Thread(target=_listen, args=(reader, echo_seconds), name="signals", daemon=True)
+    listener = threading.Thread(target=_listen, args=(reader, echo_seconds, speaks), name="signals", daemon=True)
     listener.start()
     try:
         yield request
@@ -74,7 +77,7 @@ def stop_requests(echo_seconds: float = 0.0) -> Iterator[StopRequest]:
         os.close(reader)
 
 
-def _listen(reader: int, echo_seconds: float) -> None:
+def _listen(reader: int, echo_seconds: float, speaks: bool) -> None:
     """Answer the first signal with a line and a later SIGINT with the end, until the pipe is closed."""
     first: float | None = None
     while received := os.read(reader, 64):
@@ -84,14 +87,16 @@ def _listen(reader: int, echo_seconds: float) -> None:
             now = time.monotonic()
             if first is None:
                 first = now
-                _tell(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint\n".encode())
+                if speaks:
+                    _tell(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint\n".encode())
             elif number == signal.SIGINT and now - first >= echo_seconds:
-                _leave()
+                _leave(speaks)
 
 
-def _leave() -> None:
+def _leave(speaks: bool) -> None:
     """End the process; no handler, lock or thread is waited for. What was being written is left as by a kill."""
-    _tell(b"SIGINT: leaving at once; the same command goes on from the last checkpoint\n")
+    if speaks:
+        _tell(b"SIGINT: leaving at once; the same command goes on from the last checkpoint\n")
     if sys.__stderr__ is not None and sys.__stderr__.isatty():
         # The progress bar has hidden it.
         _tell(_SHOW_CURSOR)
