@@ -9,7 +9,7 @@ _TABLE = (
     StageKind("examples", "data", "llmkit.data.examples_config:ExamplesConfig", "llmkit.data.examples_stage", 1),
     StageKind("tokenizer", "tokenizer", "llmkit.tokenizer.config:TokenizerConfig", "llmkit.tokenizer.stage", 1),
     StageKind("tokens", "tokens", "llmkit.data.tokens_config:TokensConfig", "llmkit.data.tokens_stage", 1),
-    StageKind("pretrain", "pretrain", "llmkit.pretrain.config:PretrainConfig", "llmkit.pretrain.stage", 1),
+    StageKind("pretrain", "pretrain", "llmkit.pretrain.config:PretrainConfig", "llmkit.pretrain.stage", 2),
     StageKind("finetune", "finetune", "llmkit.finetune.config:FinetuneConfig", "llmkit.finetune.stage", 2),
     StageKind("rlhf", "rlhf", "llmkit.rlhf.config:RLHFConfig", "llmkit.rlhf.stage", 1),
     StageKind("eval", "eval", "llmkit.eval.config:EvalConfig", "llmkit.eval.stage", 1),
