@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -113,6 +114,8 @@ def _command_line(arguments: list[str]) -> None:
 
 def _torchrun(ranks: int, logs: Path, arguments: list[str]) -> None:
     """What `torchrun --standalone --nproc-per-node N -m llmkit ...` does, with forked ranks."""
+    # Where torch leaves what killed ranks had open.
+    tempfile.tempdir = str(logs)
     # One run's name and an endpoint with port 0 are what --standalone sets.
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=str(os.getpid()), rdzv_backend="c10d",

@@ -185,7 +185,8 @@ def hit(process: Process, number: signal.Signals, one: int | None) -> None:
     ranks = [] if one is None else ranks_of(process)
     if one is not None and one < len(ranks):
         os.kill(ranks[one], number)
-    elif number == signal.SIGKILL:
+    elif number in (signal.SIGKILL, signal.SIGINT):
+        # Ctrl-C in a terminal goes to all of them, and torchrun passes its own on.
         signal_all(process, number)
     else:
         # As a scheduler does it: torchrun passes it on.
