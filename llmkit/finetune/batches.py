@@ -59,7 +59,7 @@ class BucketedBatches(StatelessSource, Generic[Batch]):
         if len(lengths) // self.steps_per_epoch < part.count:
             raise DataError(
                 f"{len(lengths):,} examples in batches of {batch_size:,} are too few for {part.count} ranks.",
-                hint="Start fewer, or let `parallel.tensor` share what there is.",
+                hint="Start fewer, or make the batches larger.",
             )
         self._epoch = -1
         self._order: list[Indices] = []

@@ -18,6 +18,7 @@ from llmkit.model.spec import ModelSpec
 from llmkit.pretrain.course import Course, Phase
 from llmkit.train.config import Clock, ScheduleConfig, TrainConfig
 from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.parallel.limits import length_unit, product_limits, sequence_limits
 from llmkit.train.ramp import Points, value_at
 
 Objective = Literal["causal", "masked"]
@@ -103,6 +104,8 @@ class PretrainConfig(TrainConfig):
     """Train a model on a stream of text, from random weights or from another model's."""
 
     kind: ClassVar[str] = "pretrain"
+
+    shares_sequences: ClassVar[bool] = True
 
     stage: Literal["pretrain"] = "pretrain"
     """Kind of the stage."""
@@ -257,6 +260,7 @@ class PretrainConfig(TrainConfig):
         yield from self._check_sources()
         yield from self._check_phases(model)
         yield from self._check_objective(model)
+        yield from self._check_sharing(model)
         context, length = model.get("context"), self.sequence_length
         if length is not None and context is not None and length > context:
             yield Finding(
@@ -264,6 +268,30 @@ class PretrainConfig(TrainConfig):
                 key="sequence_length",
                 hint=f"Use at most {context:,}, or a model with a longer `context`.",
             )
+
+    def _check_sharing(self, model: Facts) -> Iterator[Finding]:
+        """Whether ranks can share this model's products and these sequences."""
+        tensor, context = self.parallel.tensor, self.parallel.context
+        if not isinstance(self.model, str):
+            architecture = self.architecture(model.get("vocab_size") or 1)
+            for key, limits in (
+                ("parallel.tensor", product_limits(architecture, tensor)),
+                ("parallel.context", sequence_limits(architecture, context)),
+            ):
+                for limit in limits:
+                    yield Finding(f"{limit}.", key=key, hint="Set it to 1, or change the model.")
+        unit = length_unit(bool(model.get("causal")), context, tensor)
+        lengths = {"sequence_length": self.sequence_length or model.get("context")}
+        lengths |= {
+            f"phases.{number}.sequence_length": phase.sequence_length for number, phase in enumerate(self.phases)
+        }
+        for key, length in lengths.items():
+            if length is not None and length % unit:
+                yield Finding(
+                    f"sequences of {length:,} tokens cannot be divided evenly among ranks that share them.",
+                    key=key,
+                    hint=f"Under `parallel` with context {context} and tensor {tensor} take a multiple of {unit}.",
+                )
 
     def _check_tokens(self, key: str, tokens: Facts, model: Facts) -> Iterator[Finding]:
         name = self.sources[key].data

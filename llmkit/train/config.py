@@ -106,6 +106,9 @@ class TrainConfig(StageConfig):
         }
     )
 
+    shares_sequences: ClassVar[bool] = False
+    """Whether ranks can share matrix products and the tokens of a sequence."""
+
     steps: int = Field(default=1000, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=16, ge=1)
@@ -196,6 +199,13 @@ class TrainConfig(StageConfig):
                 hint=f"Take one of: {_divisors(self.batch_size)}.",
             )
         yield from self.parallel.check(self.batch_size)
+        for name in ("tensor", "context"):
+            if getattr(self.parallel, name) > 1 and not self.shares_sequences:
+                yield Finding(
+                    f"parallel.{name} is for pretraining: here ranks share rows and weights alone.",
+                    key=f"parallel.{name}",
+                    hint="Remove it; `parallel.shard` divides the weights.",
+                )
         yield from self._check_schedule()
         yield from self._check_trackers()
         yield from self.checkpoints.check(self.steps)
