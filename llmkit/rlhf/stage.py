@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from llmkit.config.base import Facts, Finding
-from llmkit.errors import LLMKitError
+from llmkit.errors import ConfigError, LLMKitError
 from llmkit.model.adapters.attach import find_attached
 from llmkit.model.facts import read_model_facts
 from llmkit.model.transformer import Transformer
 from llmkit.rlhf.config import BradleyTerryConfig, DPOConfig, GRPOConfig, RLHFConfig
 from llmkit.rlhf.encoding import Examples, load_pairs, load_prompts
 from llmkit.rlhf.online import Answerer, RolloutSource, validation_rewards
-from llmkit.rlhf.policy import ActorCritic, GRPOObjective, PPOObjective
+from llmkit.rlhf.policy import ActorCritic, GRPOObjective, PPOObjective, policy_of
 from llmkit.rlhf.preferences import DPOObjective, PairSource, RewardModelObjective, evaluate, reference_logprobs
 from llmkit.rlhf.prepare import (
     describe_long,
@@ -35,11 +36,11 @@ from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.adapted import ADAPTER, Saver, base_dtype
 from llmkit.train.engine import Engine, prepare_engine
 from llmkit.train.loop import TrainResult, train
-
 from llmkit.train.machines import Machine
 from llmkit.train.parallel.placement import shared_engine, training_world
 from llmkit.train.parallel.whole import on_main
 from llmkit.train.world import World
+
 CHECKED_ROWS = 200
 """Rows that `check` encodes."""
 
@@ -64,20 +65,21 @@ def _run_pairs(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> di
     """Reward model or DPO."""
     examples, held_out = train_and_validation_pairs(config, context, tokenizer)
     model = open_model(config, context, tokenizer)
-    saver = _saver(config, context, model, tokenizer)
-    source = PairSource(examples.rows, config.batch_size, config.micro_batch, context.seed)
+    saver = _saver(config, context, tokenizer)
+    world = training_world(config, context)
+    source = PairSource(examples.rows, config.batch_size, config.micro_batch, context.seed, part=world.part)
     validation = PairSource(held_out, len(held_out), config.micro_batch, context.seed) if held_out else None
     flops = model.config.flops_per_token(mean_length([pair.longest for pair in examples.rows]))
     objective: RewardModelObjective | DPOObjective = RewardModelObjective(config.bradley_terry or BradleyTerryConfig())
     if config.algorithm == "dpo":
         objective = DPOObjective(config.dpo or DPOConfig())
-        engine = _engine(config, context, model)
-        used = source.used(config.steps)
+        engine = _engine(config, context, model, world)
+        used, rank = source.used(config.steps), "" if world.mesh is None else f"-{world.rank}-of-{world.size}"
         with engine.active(), engine.autocast():
-            place = context.directory / "reference-train.safetensors"
+            place = context.directory / f"reference-train{rank}.safetensors"
             source.ref_logprobs = reference_logprobs(model, source, used, "reference", place)
             if validation is not None:
-                place, rows = context.directory / "reference-validation.safetensors", range(len(held_out))
+                place, rows = context.directory / f"reference-validation{rank}.safetensors", range(len(held_out))
                 validation.ref_logprobs = reference_logprobs(model, validation, rows, "reference, validation", place)
         # One forward pass more over each pair; a training step costs three.
         flops *= 1 + len(used) / (3 * config.steps * config.batch_size)
@@ -92,18 +94,26 @@ def _run_pairs(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> di
         save_checkpoint=saver.checkpoint,
         validation=(lambda trained: evaluate(trained, objective, batches)) if batches else None,
         flops_per_token=flops,
+        world=world,
     )
-    _save_adapter(saver, context)
+    _save_adapter(saver, model, context, world)
     return _summary(config, examples, result, config.steps * config.batch_size)
 
 
 def _run_online(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> dict[str, Any]:
     """PPO or GRPO."""
+    world = training_world(config, context)
+    if world.mesh is not None:
+        raise ConfigError(
+            f"{config.algorithm} learns from answers that one process writes, and {world.size} ranks were started.",
+            where=context.place("parallel"),
+            hint="Run this stage without torchrun; the other stages of the config may have theirs.",
+        )
     examples, held_out = train_and_validation_prompts(config, context, tokenizer)
     policy, settings = open_model(config, context, tokenizer), config.policy
-    saver = _saver(config, context, policy, tokenizer)
+    saver = _saver(config, context, tokenizer)
     reference = reference_of(policy) if settings.kl_coefficient else None
-    engine = _engine(config, context, policy)
+    engine = _engine(config, context, policy, world)
     if reference is not None:
         reference.to(engine.device)
     scorer = open_scorer(config, context, tokenizer, torch.device(engine.device))
@@ -128,30 +138,30 @@ def _run_online(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> d
         source=source,
         config=config,
         context=context,
-        save=saver.whole,
-        save_checkpoint=saver.checkpoint,
+        save=lambda trained, path: saver.whole(policy_of(trained), path),
+        save_checkpoint=lambda trained, path: saver.checkpoint(policy_of(trained), path),
         validation=validation_rewards(answerer, held_out) if held_out else None,
         flops_per_token=policy.config.flops_per_token(length) * (1 + forwards / (3 * settings.epochs)),
     )
-    _save_adapter(saver, context)
+    _save_adapter(saver, policy, context, world)
     asked = config.steps * config.batch_size / (settings.epochs * config.group_size)
     return _summary(config, examples, result, asked)
 
 
-def _engine(config: RLHFConfig, context: Context, model: Transformer) -> Engine:
+def _engine(config: RLHFConfig, context: Context, model: Transformer, world: World) -> Engine:
     """The engine that the training will use, and the model on its device already."""
-    engine = prepare_engine(config, model, context.directory, context.place("device"))
+    engine = shared_engine(world, lambda: prepare_engine(config, model, context.directory, context.place("device")))
     model.to(engine.device)
     return engine
 
 
-def _saver(config: RLHFConfig, context: Context, model: Transformer, tokenizer: Tokenizer) -> Saver:
-    return Saver(model, tokenizer, context.inputs["model"], base_dtype(config.adapter, config.precision))
+def _saver(config: RLHFConfig, context: Context, tokenizer: Tokenizer) -> Saver:
+    return Saver(tokenizer, context.inputs["model"], base_dtype(config.adapter, config.precision))
 
 
-def _save_adapter(saver: Saver, context: Context) -> None:
-    if find_attached(saver.model) is not None:
-        saver.adapter(context.directory / ADAPTER)
+def _save_adapter(saver: Saver, model: Transformer, context: Context, world: World) -> None:
+    if find_attached(model) is not None:
+        on_main(partial(saver.adapter, model), model, world)(context.directory / ADAPTER)
 
 
 def _summary(config: RLHFConfig, examples: Examples[Any], result: TrainResult, used: float) -> dict[str, Any]:
