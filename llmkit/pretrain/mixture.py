@@ -71,7 +71,7 @@ class Mixture:
 
         With s the source's share, they differ from `expected` by at most 1 + s x S / 2.
         """
-        return np.array(self._counts(rows), dtype=np.int64)
+        return np.array(self._counts(rows) if self.sources > 1 else [rows], dtype=np.int64)
 
     @lru_cache(maxsize=4)  # noqa: B019 - a step begins where the one before it ended, and there is one mixture.
     def _counts(self, rows: int) -> tuple[int, ...]:

@@ -142,3 +142,17 @@ def test_every_token_has_one_place_in_a_group_of_its_document(rows: int, length:
             # At least three quarters of a group's places are tokens, but for the shortest documents.
             assert real >= 0.75 * group.length or group.length <= 16
     assert sorted(seen) == tokens.tolist()
+
+
+def test_compiled_blocks_take_any_documents_without_compiling_again() -> None:
+    network, ids = model("llama", layers=2), rows()
+    expected = [
+        network.hidden(ids, documents=documents_of(ROWS, LENGTH, np.array(inside))) for inside in ([7], [3, 50])
+    ]
+    for block in network.blocks:
+        block.compile(backend="eager")
+    first = network.hidden(ids, documents=documents_of(ROWS, LENGTH, np.array([7])))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        second = network.hidden(ids, documents=documents_of(ROWS, LENGTH, np.array([3, 50])))
+    for ours, theirs in zip((first, second), expected, strict=True):
+        assert (ours - theirs).abs().max() < 1e-5
