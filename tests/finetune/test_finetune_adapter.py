@@ -58,12 +58,12 @@ def test_peft_computes_what_was_trained(kind: str, tmp_path: Path) -> None:
 
 def test_a_checkpoint_holds_the_adapter_alone_and_can_be_used(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "m")
-    context = run(tmp_path / "out", base, chat_rows()[:64], batch_size=8, steps=4, checkpoint_every=2, adapter={})
+    context = run(tmp_path / "out", base, chat_rows()[:64], batch_size=8, steps=4, checkpoints={"every": 2}, adapter={})
     folder = context.directory / "checkpoints" / "step-00000004"
     assert {path.name for path in (folder / "model").iterdir()} == ADAPTER_FILES | TOKENIZER_FILES
-    weights = load_file(folder / "trainer" / "weights.safetensors")
+    weights = load_file(folder / "trainer" / "weights-00000.safetensors")
     assert weights and all(name.endswith((".adapter.a", ".adapter.b")) for name in weights)
-    optimizer = load_file(folder / "trainer" / "optimizer.safetensors")
+    optimizer = load_file(folder / "trainer" / "optimizer-00000.safetensors")
     assert {name.partition(":")[2] for name in optimizer} == set(weights)
     opened = load(str(folder / "model"), device="cpu").model
     ids = torch.arange(4, 24)[None]
@@ -88,7 +88,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(adapter, preci
         batch_size=32,
         micro_batch_size=16,
         steps=6,
-        checkpoint_every=2,
+        checkpoints={"every": 2},
         evaluate_every=3,
         adapter=adapter,
         precision=precision,

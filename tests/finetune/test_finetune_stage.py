@@ -107,7 +107,7 @@ class Killed(BaseException):
 
 def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path, monkeypatch):
     model, data = save_tiny(tmp_path / "m", dropout=0.1), write_rows(tmp_path / "d.jsonl", chat_rows())
-    config = settings(batch_size=32, micro_batch_size=8, steps=18, checkpoint_every=4, evaluate_every=6)
+    config = settings(batch_size=32, micro_batch_size=8, steps=18, checkpoints={"every": 4}, evaluate_every=6)
     straight = make_context(tmp_path / "straight", model, data)
     stage.run(config, straight)
 

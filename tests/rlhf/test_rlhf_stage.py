@@ -23,6 +23,7 @@ from llmkit.rlhf.stage import check, plan, run
 from llmkit.store.stage import Context
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.machines import named_machine
+from llmkit.train.metrics import OF_THE_MACHINE
 
 H100 = named_machine("h100")
 
@@ -215,7 +216,7 @@ def test_interrupted_ends_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = preferences if algorithm in ("reward_model", "dpo") else prompts
-    given = {"steps": 10, "batch_size": 16, "micro_batch_size": 8, "checkpoint_every": 3, **values}
+    given = {"steps": 10, "batch_size": 16, "micro_batch_size": 8, "checkpoints": {"every": 3}, **values}
     config = worlds.settings(algorithm, **given)
     whole, cut = (worlds.context(tmp_path / name, base, data) for name in ("whole", "cut"))
     run(config, whole)
@@ -224,7 +225,7 @@ def test_interrupted_ends_with_the_same_bits(
     assert len(files) >= 4
     for file in files:
         assert (whole.directory / file).read_bytes() == (cut.directory / file).read_bytes(), file
-    timed = {"seconds", "data_seconds", "tokens_per_second", "utilization"}
+    timed = OF_THE_MACHINE
     lines = [
         [{k: v for k, v in row.items() if k not in timed} for row in worlds.metrics(context.directory, "train")]
         for context in (whole, cut)
