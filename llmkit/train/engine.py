@@ -25,6 +25,7 @@ from llmkit.store.files import write_json_atomic
 from llmkit.train import float8
 from llmkit.train.blocks import repeated_blocks
 from llmkit.train.config import TrainConfig
+from llmkit.train.launch import processors
 
 FILE = "engine.json"
 # Hardware without bfloat16 units is slower with it and hardware with them at least twice as fast: what lies between is
@@ -134,14 +135,7 @@ def read_engine(directory: Path) -> Engine | None:
 
 def thread_count() -> int:
     """Threads for CPU operations: torch's choice, and no more than a container's share of processors allows."""
-    share = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-        if quota != "max":
-            share = max(1, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass
-    return min(torch.get_num_threads(), share)
+    return min(torch.get_num_threads(), processors())
 
 
 def choose_precision(model: nn.Module, device: str) -> tuple[str, str]:
