@@ -105,7 +105,7 @@ class PairSource(StatelessSource):
 
     def rows(self, step: int) -> list[int]:
         """Numbers of this rank's pairs of a step."""
-        indices = self.sampler.indices(step).tolist()
+        indices: list[int] = self.sampler.indices(step).tolist()
         return indices[self.part.rows(len(indices))]
 
     def cut(self, rows: Sequence[int]) -> Iterator[PairBatch]:
