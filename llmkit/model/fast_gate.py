@@ -6,11 +6,12 @@ rows at a time while they are in the second-level cache, which takes no longer t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _VALUES = 2**17
 """Worked on at once."""
@@ -22,7 +23,7 @@ def fits(gate: Tensor, up: Tensor) -> bool:
     return (
         gate.device.type == "cpu"
         and gate.dtype == up.dtype == torch.bfloat16
-        and type(gate) is type(up) is Tensor
+        and not any(is_traceable_wrapper_subclass(cast(object, part)) for part in (gate, up))
         and gate.is_contiguous()
         and up.is_contiguous()
         and not torch.compiler.is_compiling()

@@ -9,10 +9,11 @@ Shapes: N rows, W width.
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _VALUES = 2**18
 """Worked on at once."""
@@ -26,8 +27,7 @@ def fits(norm: nn.Module, x: Tensor, dtype: torch.dtype) -> TypeGuard[nn.RMSNorm
         and x.device.type == "cpu"
         and (x.dtype, norm.weight.dtype, dtype) == (torch.float32, torch.float32, torch.bfloat16)
         # Distributed tensors and hooked modules take the usual way.
-        and type(x) is Tensor
-        and type(norm.weight) is nn.Parameter
+        and not any(is_traceable_wrapper_subclass(cast(object, part)) for part in (x, norm.weight))
         and not (norm._forward_hooks or norm._forward_pre_hooks)
         and not torch.compiler.is_compiling()
     )

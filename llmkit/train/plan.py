@@ -19,7 +19,8 @@ from llmkit.train.simulate import CostByRows, StepCost, simulate_step
 
 USABLE = 0.92
 """Share of a device's memory that plans fill: the rest is the driver's, and lost between blocks of memory."""
-TOKENS_SIMULATED = 2048
+TOKENS_SIMULATED = 1024
+"""Tokens of the smaller of two micro-batches that are simulated; larger ones follow from them."""
 
 
 @dataclass(frozen=True)

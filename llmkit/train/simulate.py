@@ -138,7 +138,7 @@ def simulate_step(
         with _Ledger() as ledger, warnings.catch_warnings():
             # Whether two tensors without numbers share memory is asked by address, which they have none of.
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-            return _run(shadow, objective, inputs, optimizers, context, ledger, 2 if accumulates else 1)
+            return _run(shadow, objective, inputs, optimizers, context, ledger, accumulates)
 
 
 def _run(
@@ -148,7 +148,7 @@ def _run(
     optimizers: Sequence[Optimizer],
     context: Callable[[], AbstractContextManager[object]],
     ledger: _Ledger,
-    passes: int,
+    accumulates: bool,
 ) -> StepCost:
     """A step of a training that is under way: the optimizers have their state."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -161,13 +161,16 @@ def _run(
     update_flops = _update(optimizers, ledger)
     optimizer = ledger.live - weights
     ledger.start_over()
-    for _ in range(passes):
-        before = ledger.flops
-        with context():
-            output = objective.loss(model, batch)
-        output.sum.backward()
-        del output
-        pass_flops = ledger.flops - before
+    if accumulates:
+        # What the micro-batches before have left.
+        for parameter in parameters:
+            parameter.grad = torch.empty_like(parameter)
+            ledger.enter_gradient(parameter)
+    with context():
+        output = objective.loss(model, batch)
+    output.sum.backward()
+    del output
+    pass_flops = ledger.flops - update_flops
     peak, early = ledger.peak, ledger.gradients_at_peak
     gradients = ledger.live - weights - optimizer
     ledger.peak = ledger.live
