@@ -34,8 +34,6 @@ def _mixed(whole: Tensor) -> Tensor:
     """Every number of the result depends on every number of its matrix."""
     size = torch.linalg.det(whole @ whole.mT + torch.eye(whole.shape[-2]))
     return whole.cumsum(-1) * size[..., None, None]
-        -1
-    )
 
 
 def _rank(rank: int, place: Path) -> None:
