@@ -7,7 +7,7 @@ AdamW and clipping, each in a process of its own, in blocks of steps that take t
 hits all alike. Warm-up, compilation included, comes before the first turn and is shown apart. Whole steps are timed:
 
 - llmkit: `llmkit.train.loop.train` with its data source, measured precision, metrics and guard against spikes, in
-  micro-batches of 8 (causal) and 4 (masked) sequences for its memory, its blocks compiled.
+  micro-batches of `--micro-batch` sequences for its memory, its blocks compiled.
 - handwritten: `loops/handwritten.py`, bfloat16 autocast over float32 weights, `torch.compile` of model and loss,
   torch's attention kernel, fused AdamW; the whole batch at once.
 - transformers-fp32, transformers-bf16: `transformers.Trainer` with `use_cpu`, as it comes, and with `bf16`.
@@ -44,8 +44,6 @@ from llmkit.train.engine import matrix_rate
 
 WORKER = str(Path(__file__).parent / "loops" / "worker.py")
 COMPETITORS = ("llmkit", "handwritten", "transformers-fp32", "transformers-bf16")
-MICRO_BATCH = {"causal": 8, "masked": 4}
-"""Smaller ones take less memory; these are the largest that take less than the hand-written loop's whole batch."""
 NEEDS = {"transformers-fp32": ("transformers", "accelerate"), "transformers-bf16": ("transformers", "accelerate")}
 
 
@@ -110,7 +108,7 @@ def shape_of(options: argparse.Namespace, scenario: str, vocabulary: int) -> dic
     return {
         **{name: getattr(options, name) for name in names},
         "scenario": scenario,
-        "micro_batch": options.micro_batch or min(MICRO_BATCH[scenario], options.batch),
+        "micro_batch": min(options.micro_batch, options.batch),
         "vocab": vocabulary,
         "heads": config.heads,
         "mlp_width": config.mlp_width,
@@ -184,7 +182,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="turns of each competitor")
     parser.add_argument("--scenarios", default="causal,masked", help="causal, masked, or both")
     parser.add_argument("--competitors", default=",".join(COMPETITORS), help="which of them take part")
-    parser.add_argument("--micro-batch", type=int, help="llmkit's `micro_batch_size`; by default of each scenario")
+    parser.add_argument("--micro-batch", type=int, default=8, help="llmkit's `micro_batch_size`")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="llmkit's `compile`")
     parser.add_argument("--json", action="store_true", help="print one line of JSON at the end")
     options = parser.parse_args()
@@ -240,7 +238,7 @@ def as_json(
         "llmkit": {
             **by_name.pop("llmkit"),
             "compiled": options.compile,
-            "micro_batch": options.micro_batch or MICRO_BATCH,
+            "micro_batch": options.micro_batch,
         },
         "bf16_matrix_rate": {scenario: result["bf16_matrix_rate"] for scenario, result in found.items()},
         "peers": by_name | {name: {"missing": True} for name in missing},

@@ -56,7 +56,7 @@ def random_tokens(vocabulary: int, batch: int, length: int) -> Tensor:
 
 
 def hidden_tokens(tokens: Tensor) -> Tensor:
-    """Which of them are to be guessed, the same number in each batch."""
+    """Which of them are to be guessed: the same number in each sequence, as in the first BERT."""
     generator = torch.Generator().manual_seed(1)
-    order = torch.rand(len(tokens), tokens[0].numel(), generator=generator).argsort(dim=1)
-    return (order < round(MASK_SHARE * tokens[0].numel())).view(tokens.shape)
+    order = torch.rand(tokens.shape, generator=generator).argsort(dim=2)
+    return order < round(MASK_SHARE * tokens.shape[2])
