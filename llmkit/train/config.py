@@ -206,6 +206,12 @@ class TrainConfig(StageConfig):
                     key=f"parallel.{name}",
                     hint="Remove it; `parallel.shard` divides the weights.",
                 )
+        if self.compile and self.parallel.tensor * self.parallel.context > 1:
+            yield Finding(
+                "blocks that ranks share by `parallel.tensor` or `parallel.context` are not compiled.",
+                key="compile",
+                hint="Remove `compile`, or divide the weights by `parallel.shard` instead.",
+            )
         yield from self._check_schedule()
         yield from self._check_trackers()
         yield from self.checkpoints.check(self.steps)

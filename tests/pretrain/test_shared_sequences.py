@@ -47,6 +47,12 @@ def test_lengths_of_phases_are_looked_at_too() -> None:
     assert finding.key == "phases.0.sequence_length"
 
 
+@pytest.mark.parametrize("parallel", [{"tensor": 2}, {"context": 2}])
+def test_shared_blocks_are_not_compiled(parallel: dict[str, int]) -> None:
+    (finding,) = findings(parallel, compile=True)
+    assert finding.key == "compile"
+
+
 @pytest.mark.parametrize("name", ["tensor", "context"])
 def test_other_stages_share_rows_and_weights_alone(name: str) -> None:
     config = TrainConfig(stage="x", parallel=ParallelConfig.model_validate({name: 2}))
