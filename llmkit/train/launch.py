@@ -95,6 +95,28 @@ class PeerFailedError(Exception):
     """Another rank has failed, and says why."""
 
 
+class LostRankError(LLMKitError):
+    """Another rank has ended without a word."""
+
+    exit_code = EXIT_FAULT
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another rank has ended without a word: killed, out of memory, or lost with its machine or network.",
+            hint="Its own output and the machine's log may tell. The same command goes on from the last checkpoint.",
+        )
+
+
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether a collective has failed because a rank is gone."""
+    import torch.distributed as dist
+
+    if isinstance(error, (dist.DistBackendError, dist.DistNetworkError)):
+        return True
+    # Gloo raises a RuntimeError that names the place in its source.
+    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+
+
 @contextmanager
 def together(launch: Launch) -> Iterator[Ranks]:
     """Join the process group, and end as the first rank that fails does.
@@ -132,6 +154,8 @@ def together(launch: Launch) -> Iterator[Ranks]:
         if first:
             if launch.rank:
                 say(f"rank {launch.rank}:")
+            if is_broken_connection(error):
+                raise LostRankError from error
             raise
         raise SystemExit(exit_code) from None
     dist.destroy_process_group()
