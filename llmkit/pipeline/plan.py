@@ -84,7 +84,7 @@ def _closing(rows: Sequence[dict[str, Any]], machine: Machine) -> Iterator[str]:
 
 def plan_table(planned: dict[str, Any]) -> tuple[Sequence[str], list[list[Any]]]:
     """Columns and rows of a plan for people; memory is that of each device."""
-    columns = ("stage", "devices", "parameters", "tokens", "FLOP/token", "FLOP", "memory", "fits", "time", "kWh")
+    columns = ("stage", "on", "weights", "tokens", "FLOP/token", "FLOP", "memory", "fits", "time", "kWh")
     rows = [
         [
             row["name"],
@@ -112,7 +112,7 @@ def memory_table(planned: dict[str, Any]) -> tuple[Sequence[str], list[list[Any]
         rest = sum(size for part, size in memory.items() if part not in parts)
         sizes = [_size(memory.get(part, 0)) for part in parts]
         rows.append([row["name"], row["precision"], row["micro_batch"], *sizes, _size(rest)])
-    return ("stage", "precision", "rows", *parts, "other"), rows
+    return ("stage", "dtype", "rows", *parts, "other"), rows
 
 
 def _short(number: float | None) -> str | None:
