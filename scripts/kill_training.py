@@ -43,6 +43,7 @@ RUN, STAGE = "killed", "training"
 POLL_SECONDS = 0.001
 STEPS_BETWEEN_KILLS = 4
 CHECKPOINT_EVERY = 2
+SPARE_PARTS = 20
 LONGEST_END_SECONDS = 90.0
 CONFIG = """
 run: {run}
@@ -243,7 +244,8 @@ def prepare(scratch: Path, kills: int, ranks: int) -> ForkedCommand:
         sentences = (" ".join(draw.choices(words, k=draw.randint(5, 12))) for _ in range(30))
         (scratch / "text" / f"{number:02}.txt").write_text(".\n".join(sentences), encoding="utf-8")
     config = scratch / "killed.yaml"
-    steps = (kills + 2) * STEPS_BETWEEN_KILLS
+    # Signals are answered some steps late where steps are short.
+    steps = (kills + SPARE_PARTS) * STEPS_BETWEEN_KILLS
     values = {
         "run": RUN,
         "stage": STAGE,

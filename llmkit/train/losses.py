@@ -104,6 +104,16 @@ class _Sums:
             gradient_nV[part] = z_nV if slope_nV is None else z_nV.mul_(slope_nV)
 
 
+def _filled_up(rows_nW: Tensor) -> Tensor:
+    """The rows with zeros behind them, up to a number of few digits in binary, at most a sixteenth more.
+
+    How many tokens are hidden is another number in every batch, and oneDNN keeps what it prepares for each it meets.
+    """
+    unit = 1 << max(0, len(rows_nW).bit_length() - 5)
+    missing = -len(rows_nW) % unit if rows_nW.device.type == "cpu" else 0
+    return F.pad(rows_nW, (0, 0, 0, missing)) if missing else rows_nW
+
+
 def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     if upstream.device.type == "cpu" and upstream.item() == 1.0:
         # The loop differentiates the sum itself: one pass less.
@@ -157,11 +167,14 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         rows = max(_PRODUCT_ROWS, _PRODUCT_VALUES // len(weight))
         for begin in range(0, len(targets_N), rows):
             part = slice(begin, begin + rows)
-            features_nW = features_NW[part].to(dtype)
+            count = len(targets_N[part])
+            features_nW = _filled_up(features_NW[part].to(dtype))
             logits_nV = F.linear(features_nW, weight, bias)
-            sums.add(logits_nV, targets_N[part], logits_nV if learns else None, softcap, z_loss)
+            real_nV = logits_nV[:count]
+            sums.add(real_nV, targets_N[part], real_nV if learns else None, softcap, z_loss)
+            logits_nV[count:] = 0
             if features_gradient is not None:
-                features_gradient[part] = logits_nV @ weight
+                features_gradient[part] = (logits_nV @ weight)[:count]
             if weight_gradient is not None:
                 weight_gradient += logits_nV.t() @ features_nW
             if bias_gradient is not None:
@@ -253,8 +266,9 @@ def language_model_loss(head: LanguageModelHead, hidden: Tensor, targets: Tensor
     if type(projection) is not Linear or projection.adapter is not None:
         logits: Tensor = head(hidden)
         return cross_entropy_sum(logits, targets, z_loss=z_loss)
+    mapped = head.map(_filled_up(hidden))[: len(hidden)] if isinstance(head, MaskedLMHead) else hidden
     return linear_cross_entropy_sum(
-        head.map(hidden),
+        mapped,
         projection.weight,
         targets,
         bias=projection.bias,

@@ -157,7 +157,9 @@ def test_memory_is_within_a_tenth_and_flops_within_a_hundredth_of_what_is_measur
 
 
 def parts(machine: Machine, **values: Any) -> dict[str, int]:
-    config = settings(**{**CONFIGS["llama"], "batch_size": 64, "micro_batch_size": 4, **values})
+    config = settings(
+        **{**CONFIGS["llama"], "batch_size": 64, "micro_batch_size": 4, "optimizer": {"name": "adamw"}, **values}
+    )
     return dict(planned(config, machine).memory_bytes)
 
 
