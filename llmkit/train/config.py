@@ -37,7 +37,7 @@ SPIKE_WINDOW = 100
 
 
 class SpikesConfig(Config):
-    """What to do about bad steps: those whose loss or gradient is not a finite number, or far above the steps before."""
+    """What to do about bad steps: those whose loss or gradient is not a finite number, or far above those before."""
 
     threshold: float | None = Field(default=None, gt=0)
     """Standard deviations above the running median of the last 100 steps from which on a loss or a gradient norm is a
@@ -49,8 +49,8 @@ class SpikesConfig(Config):
     skips_per_hundred: int = Field(default=10, ge=0, le=SPIKE_WINDOW)
     """The same for bad steps within a hundred."""
     rewinds: int = Field(default=0, ge=0)
-    """How often training may go back to a checkpoint from before the bad steps and pass over their data. With 1 or more,
-    a checkpoint of step 0 is written too."""
+    """How often training may go back to a checkpoint from before the bad steps and pass over their data. With 1 or
+    more, a checkpoint of step 0 is written too."""
     lookback: int = Field(default=10, ge=0)
     """Steps before the first bad one that are passed over with it: what does the harm may come before what shows it."""
 
