@@ -6,6 +6,7 @@ Random generators are not captured: they are seeded from the stage's seed and th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ class Snapshots:
             values = whole(list(saved_as.values()))
             self.save_model(twin.filled({name: values[key] for name, key in saved_as.items()}), path)
 
-        contents = Contents(tensors, state, measures or {}, self._logs(), write_model)
+        # A copy: it is written while training goes on and changes what is counted.
+        contents = Contents(tensors, deepcopy(state), measures or {}, self._logs(), write_model)
         self.checkpoints.save(done, contents, wait=wait)
 
     def _evaluated(self, weights: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -172,3 +172,19 @@ def test_a_finished_training_that_is_started_again_only_writes_its_model(tmp_pat
     again = run_toy(tmp_path, steps=6)
     assert sha256_tree(tmp_path / "model") == digest
     assert again.summary == first.summary
+
+
+def test_what_a_checkpoint_says_stays_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written in the background: all of it must be of the step that it is named after."""
+    from llmkit.train.checkpoint import Checkpoints, Contents
+
+    taken: list[tuple[Contents, str]] = []
+
+    def take(checkpoints: Checkpoints, step: int, contents: Contents, *, wait: bool = True) -> None:
+        taken.append((contents, json.dumps(contents.state)))
+
+    monkeypatch.setattr(Checkpoints, "save", take)
+    run_toy(tmp_path, steps=12, checkpoints={"every": 3}, log_every=2, evaluate_every=2, spikes={"threshold": 6})
+    assert len(taken) == 4
+    assert [json.dumps(contents.state) for contents, _ in taken] == [text for _, text in taken]
+    assert len({text for _, text in taken}) == 4
