@@ -29,9 +29,9 @@ from llmkit.model.initialization import build
 from llmkit.model.spec import ModelSpec
 from llmkit.report.svg import Curve, line_chart
 from llmkit.train.losses import language_model_loss
-from llmkit.train.optimizer import build_optimizers, set_learning_rate
-from llmkit.train.optimizer_config import OptimizerConfig
-from llmkit.train.scaling import scale_initial_weights
+from llmkit.train.optimizers.build import build_optimizers, set_learning_rate
+from llmkit.train.optimizers.config import OptimizerConfig
+from llmkit.train.optimizers.scaling import scale_initial_weights
 
 LENGTH, BATCH, LAYERS, HEAD_WIDTH = 64, 16, 2, 16
 INIT_STD = 0.1

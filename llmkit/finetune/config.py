@@ -14,7 +14,7 @@ from llmkit.model.adapters.config import AdapterTraining
 from llmkit.model.config import Head
 from llmkit.tokenizer.templates import BUILT_IN, check_template_name, template_inputs
 from llmkit.train.config import ScheduleConfig, TrainConfig
-from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.optimizers.config import OptimizerConfig
 
 Task = Literal["chat", "classification", "token-classification"]
 Overlong = Literal["drop", "truncate", "error"]

@@ -14,8 +14,8 @@ from llmkit.model.config import LABELLED, ModelConfig
 from llmkit.model.facts import known_architecture
 from llmkit.model.initialization import outline
 from llmkit.store.stage import Plan
-from llmkit.train.machines import Machine
-from llmkit.train.plan import Planner, Work
+from llmkit.train.memory.machines import Machine
+from llmkit.train.memory.plan import Planner, Work
 
 
 def plan(config: FinetuneConfig, inputs: Mapping[str, Facts], machine: Machine) -> Plan:

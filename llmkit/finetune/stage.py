@@ -43,10 +43,10 @@ from llmkit.train.adapted import ADAPTER, Saver, base_dtype
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import Objective
 from llmkit.train.loop import train
+from llmkit.train.memory.plan import Work
+from llmkit.train.memory.settle import settle, with_fitting_micro_batch
 from llmkit.train.parallel.placement import training_world
 from llmkit.train.parallel.whole import on_main
-from llmkit.train.plan import Work
-from llmkit.train.settle import settle, with_fitting_micro_batch
 from llmkit.train.world import World
 
 __all__ = ["check", "plan", "run"]

@@ -12,7 +12,7 @@ from llmkit.pipeline.inputs import outside_facts
 from llmkit.pipeline.run import Pipeline, raise_errors
 from llmkit.store.stage import Plan
 from llmkit.train.config import TrainConfig
-from llmkit.train.machines import Machine, named_machine, this_machine
+from llmkit.train.memory.machines import Machine, named_machine, this_machine
 
 ASSUMED_UTILIZATION = 0.5
 """Share of the matrix rate that training is reckoned to reach; the report shows what it did reach."""
@@ -23,7 +23,7 @@ def plan_experiment(pipeline: Pipeline, device: str | None = None, count: int | 
 
     Args:
         pipeline: of the experiment.
-        device: a GPU of `llmkit.train.machines`; by default what training would take here.
+        device: a GPU of `llmkit.train.memory.machines`; by default what training would take here.
         count: how many of them; by default the fewest that a stage's `parallel` is for.
 
     Returns:

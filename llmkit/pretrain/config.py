@@ -17,7 +17,7 @@ from llmkit.model.families import FAMILIES
 from llmkit.model.spec import ModelSpec
 from llmkit.pretrain.course import Course, Phase
 from llmkit.train.config import Clock, ScheduleConfig, TrainConfig
-from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.optimizers.config import OptimizerConfig
 from llmkit.train.parallel.limits import length_unit, product_limits, sequence_limits
 from llmkit.train.ramp import Points, value_at
 

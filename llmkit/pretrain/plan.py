@@ -17,8 +17,8 @@ from llmkit.pretrain.config import PretrainConfig
 from llmkit.pretrain.course import Course
 from llmkit.pretrain.objective import LanguageModelling
 from llmkit.store.stage import Plan
-from llmkit.train.machines import Machine
-from llmkit.train.plan import Planner, Work
+from llmkit.train.memory.machines import Machine
+from llmkit.train.memory.plan import Planner, Work
 
 
 def plan(config: PretrainConfig, inputs: Mapping[str, Facts], machine: Machine) -> Plan:

@@ -29,9 +29,9 @@ from llmkit.pretrain.stream import TrainingStream
 from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.loop import Validation, train
+from llmkit.train.memory.settle import settle, with_fitting_micro_batch
+from llmkit.train.optimizers.scaling import scale_initial_weights
 from llmkit.train.parallel.placement import Draw, training_world
-from llmkit.train.scaling import scale_initial_weights
-from llmkit.train.settle import settle, with_fitting_micro_batch
 from llmkit.train.world import World
 
 __all__ = ["check", "plan", "run"]

@@ -12,8 +12,8 @@ from llmkit.model.adapters.config import AdapterTraining
 from llmkit.rlhf.rewards import Reward
 from llmkit.rlhf.variants import AdvantageScale, Aggregation, Algorithm, PreferenceLoss
 from llmkit.train.config import ScheduleConfig, TrainConfig
-from llmkit.train.memory_config import PartialCheckpointing
-from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.memory.config import PartialCheckpointing
+from llmkit.train.optimizers.config import OptimizerConfig
 
 _ONLY_FOR: dict[str, tuple[Algorithm, ...]] = {
     "bradley_terry": ("reward_model",),

@@ -36,7 +36,7 @@ from llmkit.tokenizer.tokenizer import Tokenizer
 from llmkit.train.adapted import ADAPTER, Saver, base_dtype
 from llmkit.train.engine import Engine, prepare_engine
 from llmkit.train.loop import TrainResult, train
-from llmkit.train.machines import Machine
+from llmkit.train.memory.machines import Machine
 from llmkit.train.parallel.placement import shared_engine, training_world
 from llmkit.train.parallel.whole import on_main
 from llmkit.train.world import World

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from llmkit.config.base import Config, Facts, Finding, StageConfig, differs
-from llmkit.train.checkpoints_config import CheckpointsConfig
-from llmkit.train.memory_config import ActivationCheckpointing
-from llmkit.train.optimizer_config import AverageConfig, OptimizerConfig
+from llmkit.train.checkpoints.config import CheckpointsConfig
+from llmkit.train.memory.config import ActivationCheckpointing
+from llmkit.train.optimizers.config import AverageConfig, OptimizerConfig
 from llmkit.train.parallel.config import ParallelConfig
 
 

@@ -35,22 +35,22 @@ from llmkit.console import Progress, progress, say
 from llmkit.errors import Interrupted
 from llmkit.store.files import remove_tree, replace_directory
 from llmkit.store.stage import Context
-from llmkit.train.averaging import evaluation_weights, with_evaluation_weights
-from llmkit.train.checkpoint import open_checkpoints
+from llmkit.train.checkpoints.checkpoint import open_checkpoints
+from llmkit.train.checkpoints.snapshot import SaveModel, Snapshots
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import BatchSource, Objective
 from llmkit.train.engine import prepare_engine
 from llmkit.train.float8 import use_float8_products
 from llmkit.train.guard import Guard, RewindError
 from llmkit.train.metrics import MetricsLog, NoLines
-from llmkit.train.optimizer import build_optimizers, trainable_parameters
+from llmkit.train.optimizers.averaging import evaluation_weights, with_evaluation_weights
+from llmkit.train.optimizers.build import build_optimizers, trainable_parameters
+from llmkit.train.optimizers.rounding import narrow_trained_weights
 from llmkit.train.parallel.placement import Draw, place, shared_engine
 from llmkit.train.parallel.whole import on_main
 from llmkit.train.progress import Recorder, Validation
-from llmkit.train.rounding import narrow_trained_weights
 from llmkit.train.seeding import seed_generators
 from llmkit.train.signals import ECHO_SECONDS, StopRequest, elected, stop_requests
-from llmkit.train.snapshot import SaveModel, Snapshots
 from llmkit.train.step import DivergedError, Stepper
 from llmkit.train.trackers import open_trackers
 from llmkit.train.watchdog import watched

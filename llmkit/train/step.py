@@ -20,11 +20,11 @@ from llmkit.train.config import TrainConfig
 from llmkit.train.contract import LossOutput, Objective
 from llmkit.train.engine import Engine
 from llmkit.train.guard import Guard, Passage, RewindError
-from llmkit.train.optimizer import Named, set_learning_rate
+from llmkit.train.memory.recompute import recompute_activations
+from llmkit.train.optimizers.build import Named, set_learning_rate
+from llmkit.train.optimizers.rounding import local
 from llmkit.train.parallel.data import make_passes
 from llmkit.train.parallel.gradients import counted_square
-from llmkit.train.recompute import recompute_activations
-from llmkit.train.rounding import local
 from llmkit.train.schedule import learning_rate
 from llmkit.train.seeding import seed_generators
 from llmkit.train.world import ALONE, World, add_up

@@ -27,10 +27,10 @@ from llmkit.model.save import save_model
 from llmkit.model.spec import ModelSpec
 from llmkit.model.transformer import Transformer
 from llmkit.store.folders import Folder
-from llmkit.train.checkpoint import Checkpoints, Contents
-from llmkit.train.checkpoints_config import CheckpointsConfig
-from llmkit.train.state import optimizer_tensors, weight_tensors
-from llmkit.train.twin import Twin
+from llmkit.train.checkpoints.checkpoint import Checkpoints, Contents
+from llmkit.train.checkpoints.config import CheckpointsConfig
+from llmkit.train.checkpoints.state import optimizer_tensors, weight_tensors
+from llmkit.train.checkpoints.twin import Twin
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -19,7 +19,7 @@ from llmkit.finetune.objectives import ChatObjective
 from llmkit.model.load import load_model
 from llmkit.store.stage import Context
 from llmkit.tokenizer.tokenizer import Tokenizer
-from llmkit.train.machines import named_machine
+from llmkit.train.memory.machines import named_machine
 
 H100 = named_machine("h100")
 

@@ -24,7 +24,7 @@ from llmkit.errors import ConfigError, DataError
 from llmkit.finetune.objectives import ChatObjective
 from llmkit.model.load import load_model
 from llmkit.tokenizer.tokenizer import Tokenizer
-from llmkit.train.machines import named_machine
+from llmkit.train.memory.machines import named_machine
 
 H100 = named_machine("h100")
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from llmkit.config.base import Facts, Finding
 from llmkit.pretrain.config import PretrainConfig
 from llmkit.pretrain.plan import plan
-from llmkit.train.machines import named_machine
+from llmkit.train.memory.machines import named_machine
 from llmkit.train.schedule import learning_rate
 
 LLAMA = {"family": "llama", "layers": 2, "width": 64, "heads": 2, "context": 128}

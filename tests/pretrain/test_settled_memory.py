@@ -12,8 +12,8 @@ from pretrain_samples import NEW_CAUSAL, pretrain, write_tokens
 
 from llmkit.pretrain import objective
 from llmkit.store.stage import ResolvedInput
-from llmkit.train import settle
 from llmkit.train.contract import LossOutput
+from llmkit.train.memory import settle
 
 SETTINGS: dict[str, Any] = {"model": {**NEW_CAUSAL, "layers": 3}, "steps": 3, "batch_size": 24, "precision": "fp32"}
 

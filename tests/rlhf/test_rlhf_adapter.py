@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import llmkit.rlhf.stage as stage
 from llmkit.config.base import Facts
 from llmkit.model.load import load_model
-from llmkit.train.machines import named_machine
+from llmkit.train.memory.machines import named_machine
 
 ADAPTER = {"rank": 4, "alpha": 8, "trainable": ["embeddings.token"]}
 FAST = {"optimizer": {"lr": 1e-2}, "evaluate_every": 1000, "log_every": 1, "adapter": ADAPTER}

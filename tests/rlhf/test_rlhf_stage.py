@@ -22,7 +22,7 @@ from llmkit.rlhf.samples import SampleLog
 from llmkit.rlhf.stage import check, plan, run
 from llmkit.store.stage import Context
 from llmkit.tokenizer.tokenizer import Tokenizer
-from llmkit.train.machines import named_machine
+from llmkit.train.memory.machines import named_machine
 from llmkit.train.metrics import OF_THE_MACHINE
 
 H100 = named_machine("h100")

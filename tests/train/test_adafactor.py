@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from transformers.optimization import Adafactor as Reference
 
-from llmkit.train.adafactor import Adafactor
-from llmkit.train.optimizer import build_optimizers
-from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.optimizers.adafactor import Adafactor
+from llmkit.train.optimizers.build import build_optimizers
+from llmkit.train.optimizers.config import OptimizerConfig
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (7,), (3, 4, 6)])

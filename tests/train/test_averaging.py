@@ -14,9 +14,9 @@ from toy_run import run_toy
 
 from llmkit.errors import Interrupted
 from llmkit.store.files import sha256_tree
-from llmkit.train.averaging import evaluation_weights
-from llmkit.train.optimizer import build_optimizers
-from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.optimizers.averaging import evaluation_weights
+from llmkit.train.optimizers.build import build_optimizers
+from llmkit.train.optimizers.config import OptimizerConfig
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])

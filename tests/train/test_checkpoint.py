@@ -27,12 +27,12 @@ from llmkit.errors import ConfigError, LLMKitError
 from llmkit.store.artifact import open_artifact
 from llmkit.store.files import sha256_tree
 from llmkit.store.folders import Folder
-from llmkit.train.checkpoint import Checkpoints, Contents
-from llmkit.train.checkpoints_config import CheckpointsConfig
-from llmkit.train.retention import kept_steps
-from llmkit.train.state import weight_tensors
-from llmkit.train.tensor_file import NAMES, HashedStream, TensorFile, write_tensors
-from llmkit.train.twin import Twin
+from llmkit.train.checkpoints.checkpoint import Checkpoints, Contents
+from llmkit.train.checkpoints.config import CheckpointsConfig
+from llmkit.train.checkpoints.retention import kept_steps
+from llmkit.train.checkpoints.state import weight_tensors
+from llmkit.train.checkpoints.tensor_file import NAMES, HashedStream, TensorFile, write_tensors
+from llmkit.train.checkpoints.twin import Twin
 
 ROOT = Path(__file__).parents[2]
 

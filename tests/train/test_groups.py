@@ -10,8 +10,8 @@ from torch import nn
 from toy_run import ToyModel
 
 from llmkit.errors import ConfigError
-from llmkit.train.optimizer import build_optimizers, set_learning_rate, treatments
-from llmkit.train.optimizer_config import OptimizerConfig, state_bytes
+from llmkit.train.optimizers.build import build_optimizers, set_learning_rate, treatments
+from llmkit.train.optimizers.config import OptimizerConfig, state_bytes
 
 
 def config(**settings: Any) -> OptimizerConfig:

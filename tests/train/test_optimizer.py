@@ -8,9 +8,9 @@ from toy_run import ToyModel
 
 from llmkit.model.initialization import build
 from llmkit.model.spec import ModelSpec
-from llmkit.train.muon import Muon, orthogonalize
-from llmkit.train.optimizer import build_optimizers
-from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.optimizers.build import build_optimizers
+from llmkit.train.optimizers.config import OptimizerConfig
+from llmkit.train.optimizers.muon import Muon, orthogonalize
 
 
 def test_adamw_follows_its_closed_form() -> None:

@@ -20,12 +20,12 @@ from llmkit.pretrain.config import PretrainConfig
 from llmkit.pretrain.objective import LanguageModelling
 from llmkit.pretrain.plan import plan, training_work
 from llmkit.store.stage import Plan
-from llmkit.train.machines import Machine, named_machine
-from llmkit.train.memory_config import size_in_bytes
-from llmkit.train.optimizer import build_optimizers
-from llmkit.train.plan import USABLE, Planner
-from llmkit.train.recompute import recompute_activations
-from llmkit.train.rounding import narrow_trained_weights
+from llmkit.train.memory.config import size_in_bytes
+from llmkit.train.memory.machines import Machine, named_machine
+from llmkit.train.memory.plan import USABLE, Planner
+from llmkit.train.memory.recompute import recompute_activations
+from llmkit.train.optimizers.build import build_optimizers
+from llmkit.train.optimizers.rounding import narrow_trained_weights
 
 VOCABULARY = 2000
 CPU = Machine("cpu", "cpu", 2e11, 1e11, 16e9, None, None)

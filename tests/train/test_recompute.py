@@ -16,7 +16,7 @@ from llmkit.pretrain.batches import Batch
 from llmkit.pretrain.config import PretrainConfig
 from llmkit.pretrain.objective import LanguageModelling
 from llmkit.train.blocks import compile_blocks
-from llmkit.train.recompute import recompute_activations
+from llmkit.train.memory.recompute import recompute_activations
 
 SPECS = {
     "llama": {"family": "llama", "layers": 3, "width": 64, "heads": 4, "kv_heads": 2, "dropout": 0.1},

@@ -135,7 +135,7 @@ def test_a_signal_while_the_finished_model_is_written_is_not_lost(tmp_path: Path
 def test_a_signal_right_before_a_checkpoint_is_decided_on_leaves_none_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmkit.train.checkpoints_config import CheckpointsConfig
+    from llmkit.train.checkpoints.config import CheckpointsConfig
 
     def due(settings: CheckpointsConfig, step: int, seconds: float) -> bool:
         if step == 3:
@@ -176,7 +176,7 @@ def test_a_finished_training_that_is_started_again_only_writes_its_model(tmp_pat
 
 def test_what_a_checkpoint_says_stays_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written in the background: all of it must be of the step that it is named after."""
-    from llmkit.train.checkpoint import Checkpoints, Contents
+    from llmkit.train.checkpoints.checkpoint import Checkpoints, Contents
 
     taken: list[tuple[Contents, str]] = []
 

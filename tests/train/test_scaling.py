@@ -11,9 +11,9 @@ from llmkit.errors import ConfigError
 from llmkit.model.initialization import build
 from llmkit.model.spec import ModelSpec
 from llmkit.model.transformer import Transformer
-from llmkit.train.optimizer import build_optimizers, treatments
-from llmkit.train.optimizer_config import OptimizerConfig
-from llmkit.train.scaling import scale_initial_weights, width_factors
+from llmkit.train.optimizers.build import build_optimizers, treatments
+from llmkit.train.optimizers.config import OptimizerConfig
+from llmkit.train.optimizers.scaling import scale_initial_weights, width_factors
 
 BASE = 32
 

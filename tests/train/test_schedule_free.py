@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from llmkit.train.averaging import evaluation_weights
-from llmkit.train.optimizer import build_optimizers, set_learning_rate
-from llmkit.train.optimizer_config import OptimizerConfig
-from llmkit.train.schedule_free import ScheduleFree
+from llmkit.train.optimizers.averaging import evaluation_weights
+from llmkit.train.optimizers.build import build_optimizers, set_learning_rate
+from llmkit.train.optimizers.config import OptimizerConfig
+from llmkit.train.optimizers.schedule_free import ScheduleFree
 
 
 def test_it_follows_algorithm_1_of_the_paper() -> None:

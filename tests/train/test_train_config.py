@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmkit.train.config import TrainConfig
-from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.optimizers.config import OptimizerConfig
 
 
 class Stage(TrainConfig):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llmkit.train.adamw import AdamW
-from llmkit.train.optimizer import build_optimizers, set_learning_rate
-from llmkit.train.optimizer_config import OptimizerConfig
-from llmkit.train.rounding import random_bits, round_stochastically
-from llmkit.train.update_rule import Keeping
+from llmkit.train.optimizers.adamw import AdamW
+from llmkit.train.optimizers.build import build_optimizers, set_learning_rate
+from llmkit.train.optimizers.config import OptimizerConfig
+from llmkit.train.optimizers.rounding import random_bits, round_stochastically
+from llmkit.train.optimizers.update_rule import Keeping
 
 NAMES = ("adamw", "muon", "normuon", "lion", "adafactor", "schedule-free")
 
@@ -180,7 +180,7 @@ def test_offloaded_state_gives_the_same_bits(name: str) -> None:
 
 
 def test_copies_are_made_for_a_few_parameters_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmkit.train.update_rule.BUCKET", 200)
+    monkeypatch.setattr("llmkit.train.optimizers.update_rule.BUCKET", 200)
     calls: list[list[int]] = []
     original = AdamW.update
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from llmkit.train.averaging import evaluation_weights
-from llmkit.train.optimizer import build_optimizers
-from llmkit.train.optimizer_config import OptimizerConfig
+from llmkit.train.optimizers.averaging import evaluation_weights
+from llmkit.train.optimizers.build import build_optimizers
+from llmkit.train.optimizers.config import OptimizerConfig
 
 # Some that two ranks do not share evenly.
 SHAPES = {"a": (5, 8), "b": (8, 6), "c": (7,), "d": (3, 4, 6)}

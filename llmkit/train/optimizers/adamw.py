@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from llmkit.train.update_rule import PLAIN, Keeping, UpdateRule
+from llmkit.train.optimizers.update_rule import PLAIN, Keeping, UpdateRule
 
 
 class AdamW(UpdateRule):

@@ -16,12 +16,8 @@ from torch.optim import Optimizer
 
 from llmkit.console import say
 from llmkit.errors import ArtifactError, LLMKitError
-from llmkit.train.checkpoint import Checkpoint, Checkpoints, Contents
-from llmkit.train.contract import BatchSource
-from llmkit.train.metrics import FILE, Window
-from llmkit.train.optimizer import Named
-from llmkit.train.progress import Recorder, Totals
-from llmkit.train.state import (
+from llmkit.train.checkpoints.checkpoint import Checkpoint, Checkpoints, Contents
+from llmkit.train.checkpoints.state import (
     load_numbers,
     make_state,
     optimizer_numbers,
@@ -29,9 +25,13 @@ from llmkit.train.state import (
     split_state,
     weight_tensors,
 )
+from llmkit.train.checkpoints.twin import Twin
+from llmkit.train.contract import BatchSource
+from llmkit.train.metrics import FILE, Window
+from llmkit.train.optimizers.build import Named
+from llmkit.train.optimizers.update_rule import UpdateRule
+from llmkit.train.progress import Recorder, Totals
 from llmkit.train.trackers import WANDB_ID
-from llmkit.train.twin import Twin
-from llmkit.train.update_rule import UpdateRule
 
 SaveModel = Callable[[nn.Module, Path], None]
 """Writes a model as a directory, to a path that does not exist yet."""

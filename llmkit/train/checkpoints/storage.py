@@ -30,7 +30,7 @@ from torch.futures import Future
 
 from llmkit.store.artifact import FileEntry
 from llmkit.store.folders import Folder
-from llmkit.train.tensor_file import DTYPES, NAMES, HashedStream, TensorFile, write_tensors
+from llmkit.train.checkpoints.tensor_file import DTYPES, NAMES, HashedStream, TensorFile, write_tensors
 
 INDEX = "tensors.json"
 FORMAT = 1

@@ -13,9 +13,9 @@ from llmkit.store.stage import Plan
 from llmkit.train.blocks import repeated_blocks
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import Objective
-from llmkit.train.machines import Machine
-from llmkit.train.memory_config import PartialCheckpointing, size_in_bytes
-from llmkit.train.simulate import CostByRows, StepCost, simulate_step
+from llmkit.train.memory.config import PartialCheckpointing, size_in_bytes
+from llmkit.train.memory.machines import Machine
+from llmkit.train.memory.simulate import CostByRows, StepCost, simulate_step
 
 USABLE = 0.92
 """Share of a device's memory that plans fill: the rest is the driver's, and lost between blocks of memory."""

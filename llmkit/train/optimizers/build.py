@@ -12,15 +12,15 @@ from torch.optim import Optimizer
 
 from llmkit.config.base import nearest
 from llmkit.errors import ConfigError
-from llmkit.train.adafactor import Adafactor
-from llmkit.train.adamw import AdamW
 from llmkit.train.blocks import repeated_blocks
-from llmkit.train.lion import Lion
-from llmkit.train.muon import Muon
-from llmkit.train.optimizer_config import MATRICES_ONLY, OptimizerConfig, OptimizerName, ParameterGroup
-from llmkit.train.scaling import width_factors
-from llmkit.train.schedule_free import ScheduleFree
-from llmkit.train.update_rule import Keeping
+from llmkit.train.optimizers.adafactor import Adafactor
+from llmkit.train.optimizers.adamw import AdamW
+from llmkit.train.optimizers.config import MATRICES_ONLY, OptimizerConfig, OptimizerName, ParameterGroup
+from llmkit.train.optimizers.lion import Lion
+from llmkit.train.optimizers.muon import Muon
+from llmkit.train.optimizers.scaling import width_factors
+from llmkit.train.optimizers.schedule_free import ScheduleFree
+from llmkit.train.optimizers.update_rule import Keeping
 
 Named = list[tuple[str, nn.Parameter]]
 

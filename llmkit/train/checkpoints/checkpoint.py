@@ -46,13 +46,13 @@ from llmkit.store.artifact import (
 from llmkit.store.folders import Folder
 from llmkit.store.stage import Context
 from llmkit.store.workspace import versions
-from llmkit.train.checkpoints_config import CheckpointsConfig
+from llmkit.train.checkpoints.config import CheckpointsConfig
+from llmkit.train.checkpoints.retention import best_step, kept_steps
+from llmkit.train.checkpoints.staging import Staged, stage
+from llmkit.train.checkpoints.storage import SafetensorsReader, SafetensorsWriter, StagedPlanner
+from llmkit.train.checkpoints.tensor_file import HashedStream
+from llmkit.train.checkpoints.verify import first_damage
 from llmkit.train.config import TrainConfig
-from llmkit.train.retention import best_step, kept_steps
-from llmkit.train.staging import Staged, stage
-from llmkit.train.storage import SafetensorsReader, SafetensorsWriter, StagedPlanner
-from llmkit.train.tensor_file import HashedStream
-from llmkit.train.verify import first_damage
 from llmkit.train.world import ALONE, World
 
 _PREFIX = "step-"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmkit.train.update_rule import PLAIN, Keeping, UpdateRule
+from llmkit.train.optimizers.update_rule import PLAIN, Keeping, UpdateRule
 
 
 class Lion(UpdateRule):

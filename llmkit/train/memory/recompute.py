@@ -17,7 +17,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from llmkit.train.blocks import repeated_blocks
 from llmkit.train.config import TrainConfig
-from llmkit.train.memory_config import PartialCheckpointing
+from llmkit.train.memory.config import PartialCheckpointing
 
 _KEPT = tuple(
     getattr(torch.ops.aten, name).default

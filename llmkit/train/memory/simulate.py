@@ -25,9 +25,9 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from llmkit.train.config import TrainConfig
 from llmkit.train.contract import Objective
-from llmkit.train.optimizer import build_optimizers
-from llmkit.train.recompute import recompute_activations
-from llmkit.train.rounding import narrow_trained_weights
+from llmkit.train.memory.recompute import recompute_activations
+from llmkit.train.optimizers.build import build_optimizers
+from llmkit.train.optimizers.rounding import narrow_trained_weights
 
 aten = torch.ops.aten
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from llmkit.train.update_rule import UpdateRule
+from llmkit.train.optimizers.update_rule import UpdateRule
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmkit.train.checkpoints_config import BestConfig, CheckpointsConfig
+from llmkit.train.checkpoints.config import BestConfig, CheckpointsConfig
 
 
 def best_step(measures: Mapping[int, float | None], best: BestConfig) -> int | None:

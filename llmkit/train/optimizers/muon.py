@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmkit.train.optimizers.rounding import local
+from llmkit.train.optimizers.update_rule import PLAIN, Keeping, UpdateRule
 from llmkit.train.parallel.matrices import Matrices, matrices_like
-from llmkit.train.rounding import local
-from llmkit.train.update_rule import PLAIN, Keeping, UpdateRule
 
 # Polar Express (Amsel et al. 2025): for each step the odd quintic that is best for the interval which the step before
 # it leaves of the singular values, starting from [1e-3, 1].

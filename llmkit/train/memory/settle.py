@@ -19,10 +19,10 @@ from llmkit.store.stage import Context
 from llmkit.train.config import TrainConfig
 from llmkit.train.engine import FILE, Engine, prepare_engine, read_engine
 from llmkit.train.launch import launched
-from llmkit.train.machines import Machine, available_memory
-from llmkit.train.memory_config import PartialCheckpointing
+from llmkit.train.memory.config import PartialCheckpointing
+from llmkit.train.memory.machines import Machine, available_memory
+from llmkit.train.memory.plan import Planner, Work
 from llmkit.train.parallel.placement import shared_engine
-from llmkit.train.plan import Planner, Work
 from llmkit.train.world import World
 
 Config = TypeVar("Config", bound=TrainConfig)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from llmkit.train.rounding import join_, local, places, random_bits, round_stochastically, split
+from llmkit.train.optimizers.rounding import join_, local, places, random_bits, round_stochastically, split
 
 BUCKET = 1 << 22
 """Elements whose wide or moved copies are in memory at once."""
@@ -30,7 +30,7 @@ class Keeping:
     """How weights and state are kept between updates, which are computed in float32.
 
     Args:
-        rounding: of weights in bfloat16; see `llmkit.train.rounding`.
+        rounding: of weights in bfloat16; see `llmkit.train.optimizers.rounding`.
         narrow_state: state of a parameter's size in bfloat16, rounded stochastically.
         offload: state of a parameter's size in the memory of the CPU.
         seed: of stochastic rounding.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmkit.train.rounding import local
-from llmkit.train.update_rule import PLAIN, Keeping, UpdateRule
+from llmkit.train.optimizers.rounding import local
+from llmkit.train.optimizers.update_rule import PLAIN, Keeping, UpdateRule
 
 
 class ScheduleFree(UpdateRule):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-from llmkit.train.rounding import local
-from llmkit.train.update_rule import PLAIN, Keeping, UpdateRule
+from llmkit.train.optimizers.rounding import local
+from llmkit.train.optimizers.update_rule import PLAIN, Keeping, UpdateRule
 
 TINY = 1e-30
 """Added to squared gradients (the paper's first epsilon)."""

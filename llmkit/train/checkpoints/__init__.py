@@ -1,0 +1,1 @@
+"""Checkpoints: what they hold, where they are, and how training goes on from them."""

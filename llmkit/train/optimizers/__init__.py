@@ -1,0 +1,1 @@
+"""Optimizers, how they keep state and weights, and which parameters they treat alike."""
