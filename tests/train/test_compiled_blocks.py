@@ -30,6 +30,7 @@ def _passes(model: Transformer, rows: int, length: int, *, train: bool) -> list[
 def test_other_lengths_partial_batches_and_evaluation_are_not_compiled_anew(
     monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
+    torch._dynamo.reset()  # What other tests have compiled, with which sizes, is no matter of this one.
     counter, compile_module = CompileCounterWithBackend("aot_eager"), nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda module: compile_module(module, backend=counter))
     spec = ModelSpec(family=family, layers=3, width=64, heads=2)
