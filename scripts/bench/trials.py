@@ -59,7 +59,7 @@ class Trials:
         """Train the stages with a seed, the first one's tokens serving all."""
         made = self.folder / f"{self.name}-0"
         corpus = {
-            "corpus": {"stage": "data", "sources": [self.source], "splits": {"validation": 0.1}},
+            "corpus": {"stage": "data", "sources": [self.source], "splits": {"validation": 0.05}},
             "tokenizer": {"data": "corpus", "algorithm": "bpe", "vocab_size": self.options.vocab},
             "tokens": {"data": "corpus", "tokenizer": "tokenizer"},
         }
@@ -80,7 +80,7 @@ class Trials:
         options = self.options
         shape = {"family": "llama", "layers": options.layers, "width": options.width, "context": options.length}
         common = {"stage": "pretrain", "data": data, "model": shape, "batch_size": options.batch}
-        return {**common, "evaluate_batches": 1000, "evaluate_every": max(1, stage["steps"] // 8), **stage}
+        return {**common, "evaluate_batches": 1000, "evaluate_every": max(1, stage["steps"] // 5), **stage}
 
     def _outcome(self, directory: Path) -> Outcome:
         lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
