@@ -220,7 +220,9 @@ def test_without_a_checkpoint_to_go_back_to_it_says_so_and_starts_over(
     tmp_path: Path, poisoned: type[PoisonedSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned.bad = frozenset({10, 11})
-    run_toy(tmp_path / "whole", spikes=REWINDS, **SETTINGS)
+    # Written at once: a checkpoint still being written when its folder goes is another failure, with its own words.
+    settings = {**SETTINGS, "spikes": REWINDS, "checkpoints": {"every": 5, "asynchronous": False}}
+    run_toy(tmp_path / "whole", **settings)
     record = Guard.record
 
     def lose(guard: Guard, passage: Passage) -> None:
@@ -229,8 +231,8 @@ def test_without_a_checkpoint_to_go_back_to_it_says_so_and_starts_over(
 
     monkeypatch.setattr(Guard, "record", lose)
     with pytest.raises(LLMKitError, match=r"none is whole.*starts over"):
-        run_toy(tmp_path / "lost", spikes=REWINDS, **SETTINGS)
-    run_toy(tmp_path / "lost", spikes=REWINDS, **SETTINGS)
+        run_toy(tmp_path / "lost", **settings)
+    run_toy(tmp_path / "lost", **settings)
     assert sha256_tree(tmp_path / "lost/model") == sha256_tree(tmp_path / "whole/model")
 
 
