@@ -11,7 +11,9 @@ from typing import Any
 from llmkit.config.base import Facts, Finding
 from llmkit.console import progress
 from llmkit.data.cleaning.pipeline import Cleaning, DroppedDocument, cleaning_steps
-from llmkit.data.config import DataConfig, SourceConfig
+from llmkit.data.config import DataConfig
+from llmkit.data.sources.base import read_all
+from llmkit.data.sources.config import SourceConfig
 from llmkit.data.sources.registry import open_reader
 from llmkit.errors import DataError
 from llmkit.store.attempts import start_over
@@ -87,7 +89,7 @@ def document_split(document: Document, source: SourceConfig, fractions: Splits) 
 
 
 def _cleaned(cleaning: Cleaning, source: SourceConfig, place: str) -> Iterator[list[Document | DroppedDocument]]:
-    records = islice(open_reader(source).read(), source.limit)
+    records = islice(read_all(open_reader(source)), source.limit)
     try:
         yield from cleaning.run(source.label, records)
     except DataError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmkit.data.cleaning.base import Dropped, Verdict
-from llmkit.data.config import LengthConfig
+from llmkit.data.cleaning.config import LengthConfig
 from llmkit.store.documents import Document
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmkit.data.cleaning.base import Dropped, Step
+from llmkit.data.cleaning.config import CleaningConfig
 from llmkit.data.cleaning.length import Length
 from llmkit.data.cleaning.repetition import Repetition
 from llmkit.data.cleaning.unicode import Unicode
-from llmkit.data.config import CleaningConfig
 from llmkit.data.deduplication import ExactDuplicates
 from llmkit.data.sources.base import Broken, Record
 from llmkit.store.documents import Document, document_id

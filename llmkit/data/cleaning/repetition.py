@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from llmkit.data.cleaning.base import Dropped, Verdict
-from llmkit.data.config import RepetitionConfig
+from llmkit.data.cleaning.config import RepetitionConfig
 from llmkit.store.documents import Document
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llmkit.data.cleaning.base import Verdict
-from llmkit.data.config import UnicodeConfig
+from llmkit.data.cleaning.config import UnicodeConfig
 from llmkit.store.documents import Document
 
 # CR LF, CR, next line, line separator, paragraph separator; vertical tab and form feed break lines and pages.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from llmkit.config.base import Finding
-from llmkit.data.config import SourceConfig
+from llmkit.data.sources.config import SourceConfig
+from llmkit.data.sources.files import SourceFile
 from llmkit.store.documents import Document, document_id
+from llmkit.store.files import sha256_json
 
 _COPY_CHARACTERS = 4096
+_SLICE_BYTES = 1 << 26
+_FILE_BYTES = 1 << 10
+"""What opening a file costs, in bytes read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,27 @@ class Broken:
 Record = Document | Broken
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a source that is read by itself; slices do not overlap, and all of them together are the source.
+
+    Slices depend on the source's content and settings alone, never on how many processes there are.
+
+    Args:
+        name: what it covers, for messages ("books/a.jsonl, bytes 0 to 67,108,864").
+        files: paths or URLs, each with its name in documents; empty for a source without files.
+        begin: where it begins inside of its only file, in units of the reader (bytes, row groups); 0 for whole files.
+        end: where it ends; None for the end.
+        version: what changes when the content does (sizes and times of change, revisions, ETags).
+    """
+
+    name: str
+    files: tuple[SourceFile, ...] = ()
+    begin: int = 0
+    end: int | None = None
+    version: str = ""
+
+
 class Reader(Protocol):
     """Reads one source."""
 
@@ -44,16 +70,46 @@ class Reader(Protocol):
         """What is wrong with the source as far as a quick look tells; keys are relative to the source."""
         ...
 
-    def read(self) -> Iterator[Record]:
-        """Every record in an order that depends on the source's content alone, holding few of them in memory.
+    def slices(self) -> list[Slice]:
+        """The parts that can be read side by side, in the order of the source; none too large for one task."""
+        ...
+
+    def read(self, piece: Slice) -> Iterator[Record]:
+        """Every record of a slice in an order that depends on its content alone, holding few of them in memory.
 
         A broken record is given as `Broken` and the rest is read on. Documents come without an id, which is that of
         the cleaned text.
 
         Raises:
-            DataError: the rest of the source cannot be read and what is missing cannot be told.
+            DataError: the rest of the slice cannot be read and what is missing cannot be told.
         """
         ...
+
+
+def read_all(reader: Reader) -> Iterator[Record]:
+    """Every record of a source, slice after slice."""
+    for piece in reader.slices():
+        yield from reader.read(piece)
+
+
+def file_slices(files: Iterable[SourceFile]) -> list[Slice]:
+    """Slices of whole files: neighbours together up to some size, so that many small files are few tasks."""
+    groups: list[list[SourceFile]] = []
+    room = 0
+    for file in files:
+        size = file.path.stat().st_size + _FILE_BYTES
+        if not groups or size > room:
+            groups.append([])
+            room = _SLICE_BYTES
+        groups[-1].append(file)
+        room -= size
+    return [_whole_files(group) for group in groups]
+
+
+def _whole_files(files: list[SourceFile]) -> Slice:
+    name = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
+    stats = [(file.name, (stat := file.path.stat()).st_size, stat.st_mtime_ns) for file in files]
+    return Slice(name, tuple(files), version=sha256_json(stats))
 
 
 def make_record(source: SourceConfig, text: str, path: str, metadata: Mapping[str, str]) -> Record:

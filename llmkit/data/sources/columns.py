@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from llmkit.config.base import Finding, nearest
-from llmkit.data.config import Columns, CsvSource, DatasetSource, JsonlSource, ParquetSource
 from llmkit.data.sources.base import Broken, Record, make_record, readable_copy
+from llmkit.data.sources.config import Columns, CsvSource, DatasetSource, JsonlSource, ParquetSource
 
 RowSource = JsonlSource | CsvSource | ParquetSource | DatasetSource
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from llmkit.config.base import Finding
-from llmkit.data.config import CsvSource
-from llmkit.data.sources.base import Broken, Record, readable_copy, surrogate_problem
+from llmkit.data.sources.base import Broken, Record, Slice, file_slices, readable_copy, surrogate_problem
 from llmkit.data.sources.columns import check_columns, row_record
+from llmkit.data.sources.config import CsvSource
 from llmkit.data.sources.files import READ_ERRORS, SourceFile, check_files, ending_of, find_files, open_text
 
 _ENDINGS = (".csv", ".tsv")
@@ -36,9 +36,13 @@ class CsvReader:
             else:
                 yield from check_columns(self._config, first[1] if first else (), f"`{file.name}`")
 
-    def read(self) -> Iterator[Record]:
+    def slices(self) -> list[Slice]:
+        """Files together up to some size."""
+        return file_slices(find_files(self._config.files, _ENDINGS))
+
+    def read(self, piece: Slice) -> Iterator[Record]:
         """A record for each row that is not blank."""
-        for file in find_files(self._config.files, _ENDINGS):
+        for file in piece.files:
             rows = self._rows(file)
             names = next(rows, None)
             if isinstance(names, Broken):

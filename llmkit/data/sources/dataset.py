@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmkit.config.base import Finding
-from llmkit.data.config import DatasetSource
-from llmkit.data.sources.base import Record
+from llmkit.data.sources.base import Record, Slice
 from llmkit.data.sources.columns import check_columns, row_record
+from llmkit.data.sources.config import DatasetSource
 from llmkit.errors import DataError
 
 
@@ -30,7 +30,11 @@ class DatasetReader:
         else:
             yield from check_columns(self._config, names, f"`{self._config.dataset}`")
 
-    def read(self) -> Iterator[Record]:
+    def slices(self) -> list[Slice]:
+        """All of it: it is read in one go."""
+        return [Slice(self._config.label)]
+
+    def read(self, piece: Slice) -> Iterator[Record]:
         """A record for each row.
 
         Raises:

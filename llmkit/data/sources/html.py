@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from llmkit.config.base import Finding
-from llmkit.data.config import HtmlSource
-from llmkit.data.sources.base import Broken, Record, make_record, readable_copy
+from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_record, readable_copy
+from llmkit.data.sources.config import HtmlSource
 from llmkit.data.sources.files import READ_ERRORS, SourceFile, check_files, find_files, open_bytes
 from llmkit.data.sources.html_text import extract_page
 from llmkit.store.documents import Document
@@ -30,9 +30,13 @@ class HtmlReader:
         """Patterns that mean no file."""
         return check_files(self._config.files, _ENDINGS)
 
-    def read(self) -> Iterator[Record]:
+    def slices(self) -> list[Slice]:
+        """Files together up to some size."""
+        return file_slices(find_files(self._config.files, _ENDINGS))
+
+    def read(self, piece: Slice) -> Iterator[Record]:
         """A document for each file, `Broken` for one that cannot be read or decoded."""
-        for file in find_files(self._config.files, _ENDINGS):
+        for file in piece.files:
             yield self._read_file(file)
 
     def _read_file(self, file: SourceFile) -> Record:

@@ -9,9 +9,9 @@ from itertools import islice
 from typing import Any
 
 from llmkit.config.base import Finding
-from llmkit.data.config import JsonlSource
-from llmkit.data.sources.base import Broken, Record, readable_copy, surrogate_problem
+from llmkit.data.sources.base import Broken, Record, Slice, file_slices, readable_copy, surrogate_problem
 from llmkit.data.sources.columns import check_columns, row_record
+from llmkit.data.sources.config import JsonlSource
 from llmkit.data.sources.files import READ_ERRORS, SourceFile, check_files, find_files, open_text
 
 _ENDINGS = (".jsonl", ".ndjson")
@@ -42,9 +42,13 @@ class JsonlReader:
                 problem = row.detail if isinstance(row, Broken) else ""
                 yield Finding(f"`{file.name}` does not hold one JSON object on each line: {problem}.", key="files")
 
-    def read(self) -> Iterator[Record]:
+    def slices(self) -> list[Slice]:
+        """Files together up to some size."""
+        return file_slices(find_files(self._config.files, _ENDINGS))
+
+    def read(self, piece: Slice) -> Iterator[Record]:
         """A record for each line that is not blank."""
-        for file in find_files(self._config.files, _ENDINGS):
+        for file in piece.files:
             for number, row in self._rows(file):
                 if isinstance(row, Broken):
                     yield row

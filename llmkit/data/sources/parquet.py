@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmkit.config.base import Finding
-from llmkit.data.config import ParquetSource
-from llmkit.data.sources.base import Broken, Record
+from llmkit.data.sources.base import Broken, Record, Slice, file_slices
 from llmkit.data.sources.columns import check_columns, row_record
+from llmkit.data.sources.config import ParquetSource
 from llmkit.data.sources.files import SourceFile, check_files, find_files
 
 _ENDINGS = (".parquet",)
@@ -37,9 +37,13 @@ class ParquetReader:
             else:
                 yield from check_columns(self._config, names, f"`{file.name}`")
 
-    def read(self) -> Iterator[Record]:
+    def slices(self) -> list[Slice]:
+        """Files together up to some size."""
+        return file_slices(find_files(self._config.files, _ENDINGS))
+
+    def read(self, piece: Slice) -> Iterator[Record]:
         """A record for each row."""
-        for file in find_files(self._config.files, _ENDINGS):
+        for file in piece.files:
             yield from self._read_file(file)
 
     def _read_file(self, file: SourceFile) -> Iterator[Record]:

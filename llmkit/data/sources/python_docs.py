@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from itertools import accumulate
 
 from llmkit.config.base import Finding, nearest
-from llmkit.data.config import PythonDocsSource
 from llmkit.data.python_objects import (
     PythonModule,
     PythonObject,
@@ -19,7 +18,8 @@ from llmkit.data.python_objects import (
     topics,
     without_docstrings,
 )
-from llmkit.data.sources.base import Record, make_record
+from llmkit.data.sources.base import Record, Slice, make_record
+from llmkit.data.sources.config import PythonDocsSource
 
 
 class PythonDocsReader:
@@ -47,7 +47,11 @@ class PythonDocsReader:
                 hint = f"Did you mean `{guess}`?" if guess else None
                 yield Finding(f"no module of the library matches `{pattern}`.", key=f"exclude.{index}", hint=hint)
 
-    def read(self) -> Iterator[Record]:
+    def slices(self) -> list[Slice]:
+        """All of it: it is read in one go."""
+        return [Slice(self._config.label)]
+
+    def read(self, piece: Slice) -> Iterator[Record]:
         """Every text that is not left out; objects without a docstring give none."""
         config = self._config
         if "reference" in config.parts:

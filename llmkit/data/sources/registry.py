@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from llmkit.data.config import SourceConfig
 from llmkit.data.sources.base import Reader
+from llmkit.data.sources.config import SourceConfig
 
 _READERS = {
     "python-docs": "llmkit.data.sources.python_docs:PythonDocsReader",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmkit.config.base import Finding
-from llmkit.data.config import TextSource
-from llmkit.data.sources.base import Broken, Record, make_record, readable_copy
+from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_record, readable_copy
+from llmkit.data.sources.config import TextSource
 from llmkit.data.sources.files import READ_ERRORS, check_files, find_files, open_bytes
 
 _ENDINGS = (".txt", ".text", ".md", ".markdown", ".rst")
@@ -22,10 +22,14 @@ class TextReader:
         """Patterns that mean no file."""
         return check_files(self._config.files, _ENDINGS)
 
-    def read(self) -> Iterator[Record]:
+    def slices(self) -> list[Slice]:
+        """Files together up to some size."""
+        return file_slices(find_files(self._config.files, _ENDINGS))
+
+    def read(self, piece: Slice) -> Iterator[Record]:
         """A document for each file, `Broken` for one that cannot be read or decoded."""
         config = self._config
-        for file in find_files(config.files, _ENDINGS):
+        for file in piece.files:
             data = b""
             try:
                 with open_bytes(file.path) as stream:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llmkit.data.cleaning import pipeline
 from llmkit.data.cleaning.base import Dropped, Verdict
+from llmkit.data.cleaning.config import CleaningConfig
 from llmkit.data.cleaning.pipeline import Cleaning, DroppedDocument, cleaning_steps
-from llmkit.data.config import CleaningConfig
 from llmkit.data.deduplication import ExactDuplicates, content_key
 from llmkit.data.sources.base import Broken, Record
 from llmkit.store.documents import Document, document_id

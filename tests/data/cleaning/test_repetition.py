@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.data.cleaning.base import Dropped
+from llmkit.data.cleaning.config import LengthConfig, RepetitionConfig
 from llmkit.data.cleaning.length import Length
 from llmkit.data.cleaning.repetition import Repetition, duplicate_line_fraction, top_ngram_fraction
-from llmkit.data.config import LengthConfig, RepetitionConfig
 from llmkit.store.documents import Document
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmkit.data.cleaning.config import UnicodeConfig
 from llmkit.data.cleaning.unicode import Unicode, clean_unicode
-from llmkit.data.config import UnicodeConfig
 from llmkit.store.documents import Document
 
 NOTHING = UnicodeConfig(normalization="none", line_endings=False, control_characters=False, zero_width=False)

@@ -12,8 +12,8 @@ import pytest
 import zstandard
 from pydantic import TypeAdapter
 
-from llmkit.data.config import AnySource
-from llmkit.data.sources.base import Broken
+from llmkit.data.sources.base import Broken, read_all
+from llmkit.data.sources.config import AnySource
 from llmkit.data.sources.registry import open_reader
 
 TEXTS = [f"Text number {number}." for number in range(2000)]
@@ -21,7 +21,7 @@ TEXTS = [f"Text number {number}." for number in range(2000)]
 
 def read(kind: str, path: Path, **settings: Any) -> tuple[list[str], list[Broken]]:
     source = TypeAdapter(AnySource).validate_python({"kind": kind, "files": [str(path)], **settings})
-    records = list(open_reader(source).read())
+    records = list(read_all(open_reader(source)))
     broken = [record for record in records if isinstance(record, Broken)]
     for record in broken:
         record.text.encode()  # the copy can be written

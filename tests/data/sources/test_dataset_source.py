@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmkit.data.config import DatasetSource
-from llmkit.data.sources.base import Broken
+from llmkit.data.sources.base import Broken, read_all
+from llmkit.data.sources.config import DatasetSource
 from llmkit.data.sources.dataset import DatasetReader
 from llmkit.errors import DataError
 
@@ -38,18 +38,18 @@ def reader(**settings: Any) -> DatasetReader:
 def test_a_local_folder_of_parquet(folder: Path, streaming: bool) -> None:
     source = reader(dataset=str(folder), streaming=streaming, metadata=["page"])
     assert list(source.check()) == []
-    found = list(source.read())
+    found = list(read_all(source))
     assert [record.text for record in found] == [row["body"] for row in ROWS[:6]]
     assert [record.path for record in found][::5] == ["train:1", "train:6"]
     assert not isinstance(found[5], Broken)
     assert found[5].metadata == {"page": "5"}
-    assert [record.text for record in reader(dataset=str(folder), split="test").read()] == ["Text 6"]
+    assert [record.text for record in read_all(reader(dataset=str(folder), split="test"))] == ["Text 6"]
 
 
 def test_a_local_folder_of_jsonl(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set/a.jsonl").write_text('{"body": "one"}\n{"body": null}\n{"body": "three"}\n')
-    one, broken, three = reader(dataset=str(tmp_path / "set")).read()
+    one, broken, three = read_all(reader(dataset=str(tmp_path / "set")))
     assert (one.text, three.text) == ("one", "three")
     assert isinstance(broken, Broken)
     assert broken.detail == "row 2: the column `body` is empty"
@@ -78,7 +78,7 @@ def test_without_a_network_the_error_says_so(monkeypatch: pytest.MonkeyPatch) ->
     assert "`owner/name` cannot be had: ConnectionError: Couldn't reach the Hub" in finding.message
     assert "network" in (finding.hint or "")
     with pytest.raises(DataError, match="cannot be had"):
-        next(reader(dataset="owner/name").read())
+        next(read_all(reader(dataset="owner/name")))
 
 
 def test_a_dataset_that_breaks_off_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_a_dataset_that_breaks_off_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         raise TimeoutError("read timed out")
 
     monkeypatch.setattr(datasets, "load_dataset", rows)
-    records = reader(dataset="owner/name").read()
+    records = read_all(reader(dataset="owner/name"))
     assert next(records).text == "one"
     with pytest.raises(DataError, match="breaks off after row 1: TimeoutError"):
         next(records)

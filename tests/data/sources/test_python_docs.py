@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from llmkit.data import python_objects
-from llmkit.data.config import PythonDocsSource
 from llmkit.data.sources import python_docs
+from llmkit.data.sources.base import read_all
+from llmkit.data.sources.config import PythonDocsSource
 from llmkit.data.sources.python_docs import PythonDocsReader
 from llmkit.store.documents import Document
 
@@ -32,7 +33,7 @@ def small_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(**settings: Any) -> list[Document]:
-    found = list(PythonDocsReader(PythonDocsSource(**settings)).read())
+    found = list(read_all(PythonDocsReader(PythonDocsSource(**settings))))
     assert all(isinstance(record, Document) for record in found)
     return [record for record in found if isinstance(record, Document)]
 
@@ -109,7 +110,7 @@ def test_a_python_without_its_documentation_is_noticed(tmp_path: Path, monkeypat
 
 def test_this_python_has_what_is_wanted() -> None:
     wanted = {"reference/assert": "assert_stmt ::=", "docstrings/abc.ABC": "abc.ABC\n\nHelper class that"}
-    for record in PythonDocsReader(PythonDocsSource(parts=["reference", "docstrings"])).read():
+    for record in read_all(PythonDocsReader(PythonDocsSource(parts=["reference", "docstrings"]))):
         if record.path in wanted:
             assert wanted.pop(record.path) in record.text
         if not wanted:

@@ -16,8 +16,8 @@ import pytest
 import zstandard
 from pydantic import TypeAdapter
 
-from llmkit.data.config import AnySource
-from llmkit.data.sources.base import Reader
+from llmkit.data.sources.base import Reader, read_all
+from llmkit.data.sources.config import AnySource
 from llmkit.data.sources.registry import open_reader
 from llmkit.store.documents import Document
 
@@ -34,7 +34,7 @@ def reader(**settings: Any) -> Reader:
 
 
 def documents(**settings: Any) -> list[Document]:
-    found = list(reader(**settings).read())
+    found = list(read_all(reader(**settings)))
     assert all(isinstance(record, Document) for record in found), found
     return [record for record in found if isinstance(record, Document)]
 

@@ -1,0 +1,170 @@
+"""Settings of sources: where text comes from. No heavy imports."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from llmkit.config.base import Config
+
+
+class SourceConfig(Config):
+    """What every source can say."""
+
+    kind: str
+    """Kind of the source."""
+    name: str | None = Field(default=None, min_length=1)
+    """Name of the source in documents and reports; its kind by default."""
+    license: str | None = None
+    """Licence of the texts, as an SPDX name."""
+    language: str | None = None
+    """Language of the texts, as a BCP 47 tag."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read no more than this many records."""
+    split_key: str | None = None
+    """Documents that agree in this go into the same split: `path`, or a name in the metadata. By default each document
+    is put into a split by the digest of its own text."""
+
+    @property
+    def label(self) -> str:
+        """The name, or the kind."""
+        return self.name or self.kind
+
+    def files_read(self) -> list[tuple[str, str]]:
+        """Dotted key below the source, and path or pattern, of each file input."""
+        return []
+
+
+class PythonDocsSource(SourceConfig):
+    """The text that every Python carries: language reference, docstrings and source of the standard library."""
+
+    kind: Literal["python-docs"] = "python-docs"
+    """The text that every Python carries: language reference, docstrings and source of the standard library."""
+    parts: list[Literal["reference", "docstrings", "source"]] = Field(
+        default=["reference", "docstrings", "source"], min_length=1
+    )
+    """Which of the three to read."""
+    exclude: list[str] = Field(default=[])
+    """Modules and packages to leave out, as patterns of dotted names (`tkinter`, `asyncio.*_events`); what is inside
+    of one goes with it. Test suites and programs such as IDLE are never read."""
+    strip_docstrings: bool = False
+    """Take the docstrings out of the source, where they would stand a second time."""
+    license: str | None = "PSF-2.0"
+    """Licence of the texts, as an SPDX name."""
+    language: str | None = "en"
+    """Language of the texts, as a BCP 47 tag."""
+    split_key: str | None = "module"
+    """Documents that agree in this go into the same split. By default the module, since a docstring stands in its
+    module's source as well; `object` divides more finely, and goes with `strip_docstrings`."""
+
+
+class FileSource(SourceConfig):
+    """A source that reads files."""
+
+    files: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    """Files, glob patterns (`texts/**/*.txt`), or folders, of which every file with a fitting ending is read. Plain,
+    `.gz` or `.zst`."""
+
+    def files_read(self) -> list[tuple[str, str]]:
+        """Each pattern."""
+        return [(f"files.{index}", pattern) for index, pattern in enumerate(self.files)]
+
+
+class DecodedFileSource(FileSource):
+    """A source that reads files of text."""
+
+    encoding: str = "utf-8"
+    """Encoding of the files."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except LookupError:
+            raise PydanticCustomError(
+                "encoding", "`{encoding}` is no text encoding that Python knows", {"encoding": value}
+            ) from None
+        return value
+
+
+class Columns(Config):
+    """Which columns of a table hold what."""
+
+    text: str = Field(default="text", min_length=1)
+    """Column with the text."""
+    id: str | None = None
+    """Column with a name of the record, kept as `id` in the metadata."""
+    metadata: list[str] = Field(default=[])
+    """Columns to keep as metadata."""
+
+
+class TextSource(DecodedFileSource):
+    """Files of plain text, each one document."""
+
+    kind: Literal["text"] = "text"
+    """Files of plain text, each one document."""
+
+
+class HtmlSource(FileSource):
+    """Web pages, each one document: the main text without menus, scripts and styles."""
+
+    kind: Literal["html"] = "html"
+    """Web pages, each one document: the main text without menus, scripts and styles."""
+
+
+class JsonlSource(Columns, DecodedFileSource):
+    """Files with one JSON object on each line."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    """Files with one JSON object on each line."""
+
+
+class CsvSource(Columns, DecodedFileSource):
+    """Tables as text, with the names of the columns in the first row."""
+
+    kind: Literal["csv"] = "csv"
+    """Tables as text, with the names of the columns in the first row."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Character between cells; by default a tab in files named `.tsv` and a comma in others."""
+
+
+class ParquetSource(Columns, FileSource):
+    """Parquet files."""
+
+    kind: Literal["parquet"] = "parquet"
+    """Parquet files."""
+
+
+class DatasetSource(Columns, SourceConfig):
+    """A dataset of the `datasets` library."""
+
+    kind: Literal["dataset"] = "dataset"
+    """A dataset of the `datasets` library."""
+    dataset: str = Field(min_length=1)
+    """Name on the hub (`owner/name`), or a local folder, written with a leading `.` or `/`."""
+    config: str | None = None
+    """Configuration of the dataset, where it has several."""
+    split: str = Field(default="train", min_length=1)
+    """Split of the dataset to read."""
+    streaming: bool = True
+    """Read it as it comes, instead of downloading all of it into the library's cache first."""
+    revision: str | None = None
+    """Commit or tag of a dataset on the hub. Without one, the newest is read, and it may change."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a folder is meant and not a name on the hub."""
+        return self.dataset.startswith((".", "/"))
+
+    def files_read(self) -> list[tuple[str, str]]:
+        """The folder, where one is meant."""
+        return [("dataset", self.dataset)] if self.is_local else []
+
+
+AnySource = Annotated[
+    PythonDocsSource | TextSource | JsonlSource | CsvSource | ParquetSource | HtmlSource | DatasetSource,
+    Field(discriminator="kind"),
+]
