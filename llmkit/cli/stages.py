@@ -11,7 +11,7 @@ import typer
 from llmkit.cli.options import ConfigOption, JsonOption, SetOption, StageOption
 from llmkit.console import emit_json, emit_table, format_seconds, say
 from llmkit.errors import ConfigError
-from llmkit.train.launch import Ranks, on_all_ranks
+from llmkit.train.launch import Ranks, on_all_ranks, on_one_rank
 
 if TYPE_CHECKING:
     from llmkit.pipeline.run import Pipeline, StageState
@@ -73,6 +73,10 @@ def stage_command(command: str) -> Callable[..., None]:
 
 def check(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Say what is wrong, without doing the work."""
+    on_one_rank(lambda: _check(config, overrides, as_json))
+
+
+def _check(config: Path, overrides: list[str] | None, as_json: bool) -> None:
     pipeline = _open(config, overrides)
     findings = pipeline.findings(deep=True)
     rows = [
@@ -112,6 +116,10 @@ def plan(
 
     Parameters, tokens, FLOPs, memory by part, and the time and energy expected on this machine or on others.
     """
+    on_one_rank(lambda: _plan(config, overrides, device, count, as_json))
+
+
+def _plan(config: Path, overrides: list[str] | None, device: str | None, count: int | None, as_json: bool) -> None:
     from llmkit.pipeline.plan import memory_table, plan_experiment, plan_table
 
     pipeline = _open(config, overrides)

@@ -197,3 +197,10 @@ def on_all_ranks(work: Callable[[Ranks | None], None]) -> None:
         return
     with together(launch) as ranks:
         work(ranks)
+
+
+def on_one_rank(work: Callable[[], None]) -> None:
+    """Do a command's work once, however many ranks torchrun has started: for commands that train nothing."""
+    launch = launched()
+    if launch is None or launch.rank == 0:
+        work()

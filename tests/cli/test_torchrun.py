@@ -89,3 +89,9 @@ def test_a_mistake_is_said_once_and_ends_all_ranks(experiment: Path) -> None:
     assert len(messages) == 1
     assert "stages.gpt.parallel" in messages[0] or "batch_size" in messages[0]
     assert not (experiment / "runs" / "wrong" / "gpt").exists()
+
+
+def test_commands_that_train_nothing_speak_once(experiment: Path) -> None:
+    checked = _llmkit("check", "--config", str(_config(experiment, "checked")), ranks=2)
+    assert checked.returncode == 0, checked.stderr
+    assert (checked.stdout + checked.stderr).count("4 stages") == 1
