@@ -9,19 +9,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
-from llmkit.data.cleaning.base import Dropped, Step
+import numpy as np
+
+from llmkit.config.base import Config
+from llmkit.data.cleaning.base import Dropped, Filter, Step, Verdict
 from llmkit.data.cleaning.config import CleaningConfig
-from llmkit.data.cleaning.length import Length
-from llmkit.data.cleaning.repetition import Repetition
-from llmkit.data.cleaning.unicode import Unicode
 from llmkit.data.deduplication import ExactDuplicates
 from llmkit.data.sources.base import Broken, Record
 from llmkit.store.documents import Document, document_id
 
 READ = "read"
 MALFORMED = "malformed"
+_STEPS = (("unicode", "cleaning.unicode:Unicode"),)
+_FILTERS = (
+    ("length", "cleaning.length:Length"),
+    ("repetition", "cleaning.repetition:Repetition"),
+)
+"""Keys of `cleaning` in the order in which they run, and the class that does the work, made when it is asked for."""
+
 _BATCH_DOCUMENTS = 512
 _BATCH_CHARACTERS = 1 << 22
 
@@ -195,15 +203,37 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
+def steps(config: CleaningConfig) -> list[Step]:
+    """The steps that the settings ask for, in their order; they run before the filters."""
+    return [_made(place, settings) for name, place in _STEPS if (settings := getattr(config, name)) is not None]
+
+
+def filters(config: CleaningConfig) -> list[Filter]:
+    """The filters that the settings ask for, in the order in which they judge."""
+    return [_made(place, settings) for name, place in _FILTERS if (settings := getattr(config, name)) is not None]
+
+
+def _made(place: str, settings: Config) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(f"llmkit.data.{module}"), name)(settings)
+
+
+class _Filtering:
+    """A filter as a step: measures and judges at once."""
+
+    def __init__(self, decides: Filter) -> None:
+        self.name = decides.name
+        self._filter = decides
+
+    def apply(self, batch: Sequence[Document]) -> list[Verdict]:
+        if not batch:
+            return []
+        measured = {name: np.asarray(values) for name, values in self._filter.measure(batch).items()}
+        verdicts = self._filter.judge(measured)
+        return [document if verdict is None else verdict for document, verdict in zip(batch, verdicts, strict=True)]
+
+
 def cleaning_steps(config: CleaningConfig) -> list[Step]:
-    """The steps that the settings ask for, in their order."""
-    steps: list[Step] = []
-    if config.unicode is not None:
-        steps.append(Unicode(config.unicode))
-    if config.length is not None:
-        steps.append(Length(config.length))
-    if config.repetition is not None:
-        steps.append(Repetition(config.repetition))
-    if config.exact_duplicates:
-        steps.append(ExactDuplicates())
-    return steps
+    """Everything that the settings ask for as steps, in their order."""
+    duplicates: list[Step] = [ExactDuplicates()] if config.exact_duplicates else []
+    return [*steps(config), *(_Filtering(each) for each in filters(config)), *duplicates]

@@ -7,9 +7,13 @@ than counts, so that the short lines which repeat in any honest text ("else:", "
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from llmkit.data.cleaning.base import Dropped, Verdict
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.data.cleaning.base import ColumnType, Dropped, Values
 from llmkit.data.cleaning.config import RepetitionConfig
 from llmkit.store.documents import Document
 
@@ -50,22 +54,32 @@ class Repetition:
     """Drops documents whose lines or words repeat too much: `repeated_lines`, `repeated_words`."""
 
     name = "repetition"
+    columns: Mapping[str, ColumnType] = {"characters": "int64", "lines": "float64", "words": "float64"}
 
     def __init__(self, config: RepetitionConfig) -> None:
         self._config = config
+        self.measuring: Mapping[str, Any] = {"ngram": config.ngram}
 
-    def apply(self, batch: Sequence[Document]) -> list[Verdict]:
-        """Measure each document; short ones are kept, since in few words anything repeats."""
-        return [self._verdict(document) for document in batch]
+    def measure(self, batch: Sequence[Document]) -> dict[str, Values]:
+        """Characters, and the fractions of them in lines that came before and in the most frequent n-gram."""
+        texts = [document.text for document in batch]
+        return {
+            "characters": np.array([len(text) for text in texts], np.int64),
+            "lines": np.array([duplicate_line_fraction(text) for text in texts], np.float64),
+            "words": np.array([top_ngram_fraction(text, self._config.ngram) for text in texts], np.float64),
+        }
 
-    def _verdict(self, document: Document) -> Verdict:
+    def judge(self, measured: Mapping[str, NDArray[np.generic]]) -> list[Dropped | None]:
+        """Keep what is inside the limits, and all short documents, since in few words anything repeats."""
+        rows = zip(*(measured[name].tolist() for name in self.columns), strict=True)
+        return [self._verdict(*row) for row in rows]
+
+    def _verdict(self, characters: int, lines: float, words: float) -> Dropped | None:
         config = self._config
-        if len(document.text) < config.min_characters:
-            return document
-        lines = duplicate_line_fraction(document.text)
+        if characters < config.min_characters:
+            return None
         if lines > config.max_duplicate_lines:
             return Dropped("repeated_lines", f"{lines:.0%} of the characters are in lines that came before")
-        words = top_ngram_fraction(document.text, config.ngram)
         if words > config.max_top_ngram:
             return Dropped("repeated_words", f"one {config.ngram}-gram covers {words:.0%} of the characters")
-        return document
+        return None

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkit.data.cleaning.base import Dropped
+from llmkit.data.cleaning.base import Dropped, Filter
 from llmkit.data.cleaning.config import LengthConfig, RepetitionConfig
 from llmkit.data.cleaning.length import Length
 from llmkit.data.cleaning.repetition import Repetition, duplicate_line_fraction, top_ngram_fraction
 from llmkit.store.documents import Document
 
 
-def document(text: str) -> Document:
-    return Document("", text, "s", "p")
+def decide(decides: Filter, texts: list[str]) -> list[Dropped | None]:
+    measured = decides.measure([Document("", text, "s", "p") for text in texts])
+    assert list(measured) == list(decides.columns)
+    return decides.judge({name: np.asarray(values) for name, values in measured.items()})
 
 
 @pytest.mark.parametrize(
@@ -64,22 +67,22 @@ def test_top_ngram_against_a_slow_definition(words: list[str], size: int) -> Non
 
 
 def test_limits_decide_and_the_detail_says_what_was_found() -> None:
-    step = Repetition(RepetitionConfig(max_duplicate_lines=0.5, max_top_ngram=0.5, ngram=2, min_characters=5))
+    decides = Repetition(RepetitionConfig(max_duplicate_lines=0.5, max_top_ngram=0.5, ngram=2, min_characters=5))
     texts = ["aaa\naaa", "aaa\naaa\naaa", "a b q w e r", "a b a b q", "a\na"]
-    verdicts = step.apply([document(text) for text in texts])
-    assert [isinstance(verdict, Dropped) and verdict.reason for verdict in verdicts] == [
-        False,
+    verdicts = decide(decides, texts)
+    assert [verdict and verdict.reason for verdict in verdicts] == [
+        None,
         "repeated_lines",
-        False,
+        None,
         "repeated_words",
-        False,
+        None,
     ]
     assert verdicts[1] == Dropped("repeated_lines", "67% of the characters are in lines that came before")
     assert verdicts[3] == Dropped("repeated_words", "one 2-gram covers 80% of the characters")
 
 
 def test_lengths_are_limits_of_what_is_not_white_space_around() -> None:
-    step = Length(LengthConfig(min_characters=2, max_characters=4))
+    decides = Length(LengthConfig(min_characters=2, max_characters=4))
     texts = ["", "a", "ab", "abcd", "abcde", "  a  ", " abcd\n", "äöüß", "a  b "]
-    reasons = [v.reason if isinstance(v, Dropped) else None for v in step.apply([document(text) for text in texts])]
+    reasons = [verdict and verdict.reason for verdict in decide(decides, texts)]
     assert reasons == ["too_short", "too_short", None, None, "too_long", "too_short", None, None, None]
