@@ -1,0 +1,148 @@
+"""A pool of worker processes on this machine.
+
+The workers are programs of their own that get tasks as lines of JSON and answer by lines of JSON: nothing of this
+process is copied into them, and nothing is pickled. They end when this process does, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from llmkit import errors
+from llmkit.data.execution.cache import Cache
+from llmkit.data.execution.tasks import Task
+from llmkit.errors import DataError, LLMKitError
+
+_ATTEMPTS = 2
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[str]
+    task: Task | None = None
+
+    @property
+    def answers(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def send(self, message: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+
+
+class LocalPool:
+    """Does tasks in processes that are started once and kept.
+
+    Args:
+        processes: how many.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._workers: list[_Worker] = []
+
+    def execute(self, tasks: Sequence[Task], cache: Cache) -> Iterator[Task]:
+        """Give each worker the next task when it is done with one.
+
+        Raises:
+            LLMKitError: what a task's function raises there, or a worker that died twice over one task.
+            RuntimeError: any other exception there, with its traceback.
+        """
+        waiting = deque(tasks)
+        attempts: Counter[str] = Counter()
+        while len(self._workers) < min(self._processes, len(tasks)):
+            self._workers.append(_Worker(_start()))
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.answers, selectors.EVENT_READ, worker)
+                _give(worker, waiting, cache)
+            while any(worker.task is not None for worker in self._workers):
+                for ready, _ in selector.select():
+                    worker = ready.data
+                    task = worker.task
+                    answer = worker.answers.readline()
+                    if answer:
+                        _raise_error(json.loads(answer))
+                        worker.task = None
+                        yield task
+                    else:
+                        selector.unregister(worker.answers)
+                        attempts[task.key] += 1
+                        if attempts[task.key] == _ATTEMPTS:
+                            raise _died(task, worker.process.wait())
+                        waiting.appendleft(task)
+                        _stop(worker)
+                        self._workers.remove(worker)
+                        worker = _Worker(_start())
+                        self._workers.append(worker)
+                        selector.register(worker.answers, selectors.EVENT_READ, worker)
+                    _give(worker, waiting, cache)
+
+    def close(self) -> None:
+        """End the workers, whatever they are doing."""
+        for worker in self._workers:
+            _stop(worker)
+        self._workers = []
+
+
+def _give(worker: _Worker, waiting: deque[Task], cache: Cache) -> None:
+    worker.task = waiting.popleft() if waiting else None
+    if worker.task is not None:
+        # One that is dying is found by its end of output.
+        try:
+            worker.send({"cache": str(cache.root), "task": worker.task.as_json()})
+        except BrokenPipeError:
+            return
+
+
+def _start() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmkit.data.execution.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        # Modules that the settings name ("module:function") may be found by this process's path alone.
+        env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+
+
+def _stop(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.wait()
+    for stream in (worker.process.stdin, worker.process.stdout):
+        if stream is not None:
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
+
+
+def _raise_error(answer: dict[str, Any]) -> None:
+    if "fault" in answer:
+        raise RuntimeError(f"in a worker process:\n{answer['fault']}")
+    if "error" in answer:
+        said = answer["error"]
+        kind = getattr(errors, said["class"], DataError)
+        error: LLMKitError = kind(said["message"], where=said["where"], hint=said["hint"])
+        raise error
+
+
+def _died(task: Task, code: int) -> DataError:
+    how = f"by the signal {signal.Signals(-code).name}" if code < 0 else f"with the exit code {code}"
+    return DataError(
+        f"a process that did the task `{task.name}` ended {how}, twice ({task.label}).",
+        hint="Where memory was too small, ask for fewer processes: `executor.processes`.",
+    )
