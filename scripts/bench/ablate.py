@@ -25,9 +25,10 @@ from llmkit.console import emit_table, say
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "optimizer: muon": {"optimizer": {"name": "muon"}},
+    "optimizer: muon, 5e-3": {"optimizer": {"name": "muon", "lr": 5e-3}},
     "optimizer: adamw, 1e-3": {"optimizer": {"name": "adamw", "lr": 1e-3}},
     "optimizer: adamw, 2e-3": {"optimizer": {"name": "adamw", "lr": 2e-3}},
+    "optimizer: adamw, 4e-3": {"optimizer": {"name": "adamw", "lr": 4e-3}},
     "optimizer: lion, 3e-4": {"optimizer": {"name": "lion", "lr": 3e-4, "betas": [0.9, 0.99]}},
     "rate: halved": {"optimizer": {"lr": 2.5e-3}},
     "rate: doubled": {"optimizer": {"lr": 1e-2}},
