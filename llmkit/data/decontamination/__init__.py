@@ -1,0 +1,1 @@
+"""Decontamination: documents that hold texts models are measured on."""
