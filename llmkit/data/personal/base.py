@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+_UNSPACED = "\u2e80"
 _CLASSES = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
 
@@ -26,6 +27,12 @@ class Found:
     end: int
     value: str
     form: str = ""
+
+
+def joins(character: str) -> bool:
+    """Whether a character (or none) beside a piece makes it a part of a longer word. Those of scripts that set no spaces
+    between words do not."""
+    return character == "_" or (character.isalnum() and character < _UNSPACED)
 
 
 class Draw:
@@ -68,16 +75,18 @@ class Draw:
 
 
 class Detector(Protocol):
-    """Finds one kind of personal data.
+    """Finds one kind of personal data."""
 
-    Args:
-        kind: name of the kind.
-        hint: regular expression (RE2) that matches every text in which there may be something, and few others; None
-            where each text must be looked at.
-    """
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+        ...
 
-    kind: str
-    hint: str | None
+    @property
+    def hint(self) -> str | None:
+        """Regular expression (RE2) that matches every text in which there may be something, and few others; None where
+        each text must be looked at."""
+        ...
 
     def find(self, text: str) -> Iterator[Found]:
         """What is found in a text; pieces may overlap, the first of two that do is taken."""
