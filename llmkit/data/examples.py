@@ -247,7 +247,7 @@ def files_by_split(path: Path) -> dict[str, list[Path]]:
     Raises:
         DataError: no file of a known format is there.
     """
-    files = [found.path for found in find_files([str(path)], ENDINGS)]
+    files = [Path(found.path) for found in find_files([str(path)], ENDINGS)]
     if not files:
         raise DataError("there is no file of examples here.", where=str(path), hint=f"Endings: {', '.join(ENDINGS)}.")
     named: dict[str, list[Path]] = {

@@ -107,12 +107,12 @@ class RowsSource(Config):
 
 
 class FilesSource(RowsSource):
-    """Rows of someone's own files: JSONL, JSON, CSV, TSV or Parquet, plain, `.gz` or `.zst`."""
+    """Rows of someone's own files: JSONL, JSON, CSV, TSV or Parquet, plain or compressed (`.gz`, `.bz2`, `.xz`, `.zst`)."""
 
     kind: Literal["files"] = "files"
     """Rows of files."""
     files: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
-    """Files, folders or patterns; what they hold is divided by `splits`."""
+    """Files, folders or patterns, local or as URLs; what they hold is divided by `splits`."""
     validation: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
     """The same for the validation split, where it comes apart; `splits.validation` then does nothing."""
     test: list[Annotated[str, Field(min_length=1)]] = Field(default=[])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from llmkit.data.examples import Example, example_of
@@ -23,7 +22,8 @@ from llmkit.data.examples_config import (
 from llmkit.data.examples_formats import detect_format, kind_of_format
 from llmkit.data.python_objects import PythonObject, python_objects
 from llmkit.data.records import ENDINGS, FileRecord, read_records
-from llmkit.data.sources.files import find_files
+from llmkit.data.sources.compression import COMPRESSIONS
+from llmkit.data.sources.files import find_files, is_url
 from llmkit.data.tasks.chat import ask, chat_candidates, mix
 from llmkit.data.tasks.classify import LABELS, classify_candidates
 from llmkit.data.tasks.preferences import preference_candidates
@@ -96,13 +96,13 @@ def _split(name: str) -> Split:
 def _file_records(source: FilesSource, keys: list[str], context: Context) -> Iterator[Iterator[FileRecord]]:
     for key in keys:
         found = context.inputs.get(f"source.{key}")
-        path = Path(source.path(key)) if found is None else found.path
-        files = find_files([str(path)], ENDINGS)
+        path = source.path(key) if found is None or is_url(source.path(key)) else str(found.path)
+        files = find_files([path], ENDINGS)
         if not files:
             raise DataError(
                 f"`{path}` holds no file of rows.",
                 where=context.place(f"source.{key}"),
-                hint=f"Files end in {', '.join(ENDINGS)}, alone or before .gz or .zst.",
+                hint=f"Files end in {', '.join(ENDINGS)}, alone or before {', '.join(COMPRESSIONS)}.",
             )
         for file in files:
             yield read_records(file.path, header=source.header)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from llmkit.data.sources.files import READ_ERRORS, ending_of, open_text
+from llmkit.data.sources.files import READ_ERRORS, ending_of, name_of, open_raw, open_text
 from llmkit.errors import DataError
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -33,17 +33,17 @@ class FileRecord:
     problem: str | None = None
 
 
-def read_records(path: Path, *, header: bool = True) -> Iterator[FileRecord]:
+def read_records(path: str | Path, *, header: bool = True) -> Iterator[FileRecord]:
     """Records of a file, in order, reading a piece at a time (a JSON array is read whole).
 
     Args:
-        path: the file; the ending of its name tells the format.
+        path: the file, or a URL of it; the ending of its name tells the format.
         header: whether the first line of a CSV or TSV file names the columns; without it they are "0", "1", ...
 
     Raises:
         DataError: the file is of no known format, or cannot be read from some place on.
     """
-    ending = ending_of(path.name)
+    ending = ending_of(name_of(path))
     if ending not in ENDINGS:
         known = ", ".join(ENDINGS)
         raise DataError("the file's name does not tell its format.", where=str(path), hint=f"Known endings: {known}.")
@@ -59,7 +59,7 @@ def read_records(path: Path, *, header: bool = True) -> Iterator[FileRecord]:
         raise DataError(f"the file cannot be read: {error}.", where=str(path)) from None
 
 
-def _text_records(path: Path, stream: IO[str], ending: str, header: bool) -> Iterator[FileRecord]:
+def _text_records(path: str | Path, stream: IO[str], ending: str, header: bool) -> Iterator[FileRecord]:
     if ending in (".jsonl", ".ndjson"):
         for number, line in enumerate(stream, start=1):
             if line.strip():
@@ -84,7 +84,7 @@ def _mapping(value: Any, place: str) -> FileRecord:
     return FileRecord(place, problem=f"a record is an object with keys, not {names.get(type(value), 'null')}.")
 
 
-def _json_array(path: Path, stream: IO[str]) -> Iterator[FileRecord]:
+def _json_array(path: str | Path, stream: IO[str]) -> Iterator[FileRecord]:
     try:
         found = json.load(stream)
     except (ValueError, RecursionError) as error:
@@ -97,7 +97,7 @@ def _json_array(path: Path, stream: IO[str]) -> Iterator[FileRecord]:
         yield _mapping(value, f"{path}: item {number}")
 
 
-def _delimited(path: Path, stream: IO[str], ending: str, header: bool) -> Iterator[FileRecord]:
+def _delimited(path: str | Path, stream: IO[str], ending: str, header: bool) -> Iterator[FileRecord]:
     # The module's default of 128 KiB is less than a long text.
     csv.field_size_limit(1 << 26)
     if ending == ".tsv":
@@ -125,13 +125,13 @@ def _delimited(path: Path, stream: IO[str], ending: str, header: bool) -> Iterat
             yield FileRecord(place, problem=f"the row has {len(cells)} cells where the first row has {len(names)}.")
 
 
-def _parquet(path: Path) -> Iterator[FileRecord]:
+def _parquet(path: str | Path) -> Iterator[FileRecord]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with open_raw(path) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(batch_size=256, use_threads=False):
                 for values in batch.to_pylist():
                     number += 1

@@ -106,7 +106,7 @@ def _decoded(source: ResolvedInput, split: str) -> Iterator[str]:
 
 
 def _plain_files(path: Path, split: str) -> Iterator[str]:
-    files = [found.path for found in find_files([str(path)], _ENDINGS)]
+    files = [Path(found.path) for found in find_files([str(path)], _ENDINGS)]
     if path.is_dir():
         named: dict[str, list[Path]] = {
             name: [file for file in files if file.name.partition(".")[0] == name] for name in SPLITS

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llmkit.config.base import Facts, Finding, Input, nearest
 from llmkit.config.experiment import Experiment
-from llmkit.errors import ArtifactError, LLMKitError
+from llmkit.data.sources.files import find_files, is_url, name_of
+from llmkit.errors import ArtifactError, DataError, LLMKitError
 from llmkit.store.artifact import is_artifact, open_artifact
 from llmkit.store.files import sha256_file, sha256_json, write_json_atomic
 from llmkit.store.hub import PREFIX, download_model
@@ -96,6 +97,9 @@ def _not_found(needed: Input, experiment: Experiment) -> Finding:
 def _outside(value: str) -> Facts:
     if value.startswith(PREFIX):
         return Facts("unknown")
+    if is_url(value):
+        # Asked for when the stage is checked and run: this looks at what is on the disk alone.
+        return Facts("file", {"suffix": Path(name_of(value)).suffix})
     path = Path(value)
     if is_artifact(path):
         return open_artifact(path, verify=False).facts
@@ -140,6 +144,8 @@ def resolve(experiment: Experiment, needed: Input, *, verify: bool, digests: Dig
     if value.startswith(PREFIX):
         path = download_model(value.removeprefix(PREFIX), place)
         return ResolvedInput(needed.key, value, path, path.name, model_facts(path))
+    if is_url(value):
+        return ResolvedInput(needed.key, value, Path(value), _listing_digest(value, place), _outside(value))
     path = Path(value)
     if is_artifact(path):
         return _artifact(needed, path, verify)
@@ -150,6 +156,15 @@ def resolve(experiment: Experiment, needed: Input, *, verify: bool, digests: Dig
         return ResolvedInput(needed.key, value, path, digests.digest(path), facts)
     digest = sha256_json([[str(found), digests.digest(found)] for found in _matches(value)])
     return ResolvedInput(needed.key, value, path, digest, facts)
+
+
+def _listing_digest(url: str, place: str) -> str:
+    """What changes when files at a URL do: names, sizes, and times of change or ETags; the bytes stay where they are."""
+    try:
+        listed = [(file.name, file.size, file.version) for file in find_files([url], None)]
+    except DataError as error:
+        raise DataError(error.message, where=place, hint=error.hint) from None
+    return sha256_json(listed)
 
 
 def _artifact(needed: Input, path: Path, verify: bool) -> ResolvedInput:

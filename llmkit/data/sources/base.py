@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from llmkit.config.base import Finding
 from llmkit.data.sources.config import SourceConfig
 from llmkit.data.sources.files import SourceFile
 from llmkit.store.documents import Document, document_id
 from llmkit.store.files import sha256_json
+
+Reason = Literal["malformed", "encoding", "unreadable", "too large", "no text", "limits"]
+"""Why a record is no document: it breaks the rules of its format; its bytes are not valid in their encoding; its file is
+cut off or damaged; it is larger than is read; it holds no text (a picture, a scanned page, an answer that there is no
+such page); reading it took too much time or memory."""
 
 _COPY_CHARACTERS = 4096
 _SLICE_BYTES = 1 << 26
@@ -27,12 +32,14 @@ class Broken:
         path: the file or record inside the source.
         detail: where it is broken and how ("line 7: not JSON: ...").
         text: a copy of its beginning that is valid text, undecodable bytes escaped.
+        reason: what kind of damage it is, for counting.
     """
 
     source: str
     path: str
     detail: str
     text: str = ""
+    reason: Reason = "malformed"
 
     def as_document(self) -> Document:
         """The copy as a document, to be kept beside others that were dropped."""
@@ -97,7 +104,7 @@ def file_slices(files: Iterable[SourceFile]) -> list[Slice]:
     groups: list[list[SourceFile]] = []
     room = 0
     for file in files:
-        size = file.path.stat().st_size + _FILE_BYTES
+        size = file.size + _FILE_BYTES
         if not groups or size > room:
             groups.append([])
             room = _SLICE_BYTES
@@ -108,8 +115,12 @@ def file_slices(files: Iterable[SourceFile]) -> list[Slice]:
 
 def _whole_files(files: list[SourceFile]) -> Slice:
     name = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
-    stats = [(file.name, (stat := file.path.stat()).st_size, stat.st_mtime_ns) for file in files]
-    return Slice(name, tuple(files), version=sha256_json(stats))
+    return Slice(name, tuple(files), version=version_of(files))
+
+
+def version_of(files: Iterable[SourceFile]) -> str:
+    """What changes when one of the files does."""
+    return sha256_json([(file.name, file.size, file.version) for file in files])
 
 
 def make_record(source: SourceConfig, text: str, path: str, metadata: Mapping[str, str]) -> Record:

@@ -64,8 +64,12 @@ class FileSource(SourceConfig):
     """A source that reads files."""
 
     files: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
-    """Files, glob patterns (`texts/**/*.txt`), or folders, of which every file with a fitting ending is read. Plain,
-    `.gz` or `.zst`."""
+    """Files, glob patterns (`texts/**/*.txt`), or folders, of which every file with a fitting ending is read; local, or
+    at any URL that fsspec opens (`s3://bucket/texts/*.txt`, `zip://*.txt::texts.zip`). Plain, or compressed as their
+    names say (`.gz`, `.bz2`, `.xz`, `.zst`)."""
+    max_bytes: int = Field(default=1 << 26, ge=1 << 10)
+    """Bytes of the largest record (a line, a page, a book) that is read, decompressed. What is larger goes to the
+    quarantine, so that no input can take all memory."""
 
     def files_read(self) -> list[tuple[str, str]]:
         """Each pattern."""
