@@ -25,7 +25,8 @@ from llmkit.store.files import write_json_atomic
 
 INDEX = "index.json"
 FORMAT = 1
-_DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+"""Types of ids by the names that `token_dtype` gives."""
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -50,9 +51,12 @@ class ShardWriter:
         self._separator = [] if separator is None else [separator]
         self._shard_tokens = shard_tokens
         self._dtype = token_dtype(self._tokenizer["vocab_size"])
+        self.dtype = DTYPES[self._dtype]
+        """Type of the ids on disk."""
         self._shards: list[dict[str, Any]] = []
         self._stream: BinaryIO | None = None
-        self._ends: list[int] = [0]
+        self._ends: list[NDArray[np.int64]] = []
+        self._filled = 0
         self.tokens = 0
         self.documents = 0
         self.text_bytes = 0
@@ -88,17 +92,40 @@ class ShardWriter:
             ValueError: an id that is not in the vocabulary.
         """
         tokens = np.array([*ids, *self._separator], dtype=np.int64)
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._tokenizer["vocab_size"]:
+        self.write_many(tokens, np.array([tokens.size]), text_bytes)
+
+    def write_many(self, tokens: NDArray[Any], lengths: NDArray[np.int64], text_bytes: int) -> None:
+        """Append several documents.
+
+        Args:
+            tokens: ids of all of them behind one another, separators included, [T].
+            lengths: tokens of each, the separator included, [n], with the sum T.
+            text_bytes: length of their texts in UTF-8 bytes.
+
+        Raises:
+            ValueError: an id that is not in the vocabulary.
+        """
+        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self._tokenizer["vocab_size"]:
             raise ValueError(f"a token id lies outside the vocabulary of {self._tokenizer['vocab_size']}")
-        if self._stream is None:
-            self._stream = (self._directory / f"{len(self._shards):05d}.bin").open("wb")
-        self._stream.write(tokens.astype(_DTYPES[self._dtype]).tobytes())
-        self._ends.append(self._ends[-1] + tokens.size)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        assert int(ends[-1] if ends.size else 0) == tokens.size
+        document = position = 0
+        while document < ends.size:
+            # Up to the document that brings the shard to its size.
+            full = int(np.searchsorted(ends, position + self._shard_tokens - self._filled)) + 1
+            after = min(full, ends.size)
+            end = int(ends[after - 1])
+            if self._stream is None:
+                self._stream = (self._directory / f"{len(self._shards):05d}.bin").open("wb")
+            self._stream.write(tokens[position:end].astype(self.dtype, copy=False).data)
+            self._ends.append(ends[document:after] - position + self._filled)
+            self._filled += end - position
+            if full <= ends.size:
+                self._close_shard()
+            document, position = after, end
         self.tokens += tokens.size
-        self.documents += 1
+        self.documents += int(ends.size)
         self.text_bytes += text_bytes
-        if self._ends[-1] >= self._shard_tokens:
-            self._close_shard()
 
     def _close_shard(self) -> None:
         if self._stream is None:
@@ -106,10 +133,11 @@ class ShardWriter:
         self._stream.close()
         self._stream = None
         name = f"{len(self._shards):05d}"
+        ends = np.concatenate([np.zeros(1, np.int64), *self._ends])
         with (self._directory / f"{name}.idx").open("wb") as stream:
-            np.save(stream, np.array(self._ends, dtype="<u8"), allow_pickle=False)
-        self._shards.append({"name": name, "tokens": self._ends[-1], "documents": len(self._ends) - 1})
-        self._ends = [0]
+            np.save(stream, ends.astype("<u8"), allow_pickle=False)
+        self._shards.append({"name": name, "tokens": self._filled, "documents": int(ends.size) - 1})
+        self._ends, self._filled = [], 0
 
 
 class TokenShards:
@@ -133,7 +161,7 @@ class TokenShards:
         self.text_bytes: int = index["text_bytes"]
         self.separator: int | None = index["separator"]
         self.tokenizer: Mapping[str, Any] = index["tokenizer"]
-        self._dtype = _DTYPES[index["dtype"]]
+        self._dtype = DTYPES[index["dtype"]]
         if tokenizer_digest is not None and tokenizer_digest != self.tokenizer["digest"]:
             raise ArtifactError(
                 "the tokens were made with another tokenizer than the one in use "
@@ -243,7 +271,7 @@ class TokenShards:
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._damaged(file, f"it cannot be read: {error!r}")
-        if dtype not in _DTYPES or vocab_size > np.iinfo(_DTYPES[dtype]).max + 1:
+        if dtype not in DTYPES or vocab_size > np.iinfo(DTYPES[dtype]).max + 1:
             self._damaged(file, f"ids of a vocabulary of {vocab_size} are no {dtype}")
         return index
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from llmkit.config.base import Facts, Finding
-from llmkit.console import Progress, progress
+from llmkit.data.execution.cache import Cache
+from llmkit.data.execution.engine import open_engine
+from llmkit.data.execution.tasks import Task
 from llmkit.data.shards import ShardWriter
+from llmkit.data.tokenization import join, plan_tasks
 from llmkit.data.tokens_config import TokensConfig
+from llmkit.errors import DataError
 from llmkit.store.attempts import start_over
-from llmkit.store.documents import Document, count_documents, read_documents
-from llmkit.store.files import write_json_atomic
+from llmkit.store.documents import count_documents, document_files, read_documents
+from llmkit.store.files import sha256_file, write_json_atomic
 from llmkit.store.splits import SPLITS
 from llmkit.store.stage import Context, Outcome
 from llmkit.tokenizer.tokenizer import Tokenizer
@@ -21,8 +25,6 @@ from llmkit.tokenizer.tokenizer import Tokenizer
 TOKENIZER = "tokenizer"
 REPORT = "report.json"
 _ROLES = ("pad_id", "bos_id", "eos_id", "unk_id", "mask_id", "cls_id", "sep_id")
-_BATCH_DOCUMENTS = 512
-_BATCH_CHARACTERS = 1 << 20
 
 
 def check(config: TokensConfig, context: Context) -> list[Finding]:
@@ -48,22 +50,33 @@ def run(config: TokensConfig, context: Context) -> Outcome:
 
     The end-of-text token follows each document where the tokenizer has one. Tokenizers that have none (WordPiece) put
     documents directly behind one another; the loader adds [CLS] and [SEP] to windows.
+
+    Raises:
+        DataError: a source that is named has no document, or none for training.
     """
     started = time.monotonic()
     start_over(context.directory)
-    documents = context.inputs["data"].path
+    place = context.directory / TOKENIZER
     tokenizer = Tokenizer.load(context.inputs["tokenizer"].tokenizer_directory)
-    tokenizer.save(context.directory / TOKENIZER)
-    counts = {split: count_documents(documents, split) for split in SPLITS}
+    tokenizer.save(place)
+    cache = Cache(_work(config, context))
+    cache.clear_unfinished()
+    tasks = {split: _tasks(config, context, split, place, tokenizer.digest) for split in SPLITS}
     report: dict[str, Any] = {"splits": {}, "sources": {}}
-    with progress(f"{context.name}: documents", total=sum(counts.values())) as bar:
+    with open_engine(config.executor, cache, context.name) as engine:
+        results = iter(engine.run([task for split in SPLITS for task in tasks[split]]))
         for split in SPLITS:
-            if counts[split]:
-                place = context.directory / split
-                with ShardWriter(place, describe(tokenizer), tokenizer.eos_id, config.shard_tokens) as writer:
-                    sources = _write(writer, tokenizer, read_documents(documents, (split,)), bar)
+            mine = [result for _, result in zip(tasks[split], results, strict=False) if result.facts["sources"]]
+            if mine:
+                with ShardWriter(
+                    context.directory / split, describe(tokenizer), tokenizer.eos_id, config.shard_tokens
+                ) as writer:
+                    sources = join(mine, writer)
                 report["splits"][split] = _row(writer.documents, writer.tokens, writer.text_bytes)
-                report["sources"][split] = {name: _row(*sums) for name, sums in sorted(sources.items())}
+                report["sources"][split] = {name: _row(*sums) for name, sums in sources.items()}
+    _check_sources(config, context, report["sources"])
+    if not config.work.keep:
+        cache.remove([task.key for split in SPLITS for task in tasks[split]])
     write_json_atomic(context.directory / REPORT, report)
     return Outcome(
         content=[*(f"{split}/*" for split in SPLITS), f"{TOKENIZER}/*"],
@@ -78,7 +91,7 @@ def run(config: TokensConfig, context: Context) -> Outcome:
         ),
         summary={
             "seconds": round(time.monotonic() - started, 3),
-            "documents": sum(counts.values()),
+            "documents": sum(row["documents"] for row in report["splits"].values()),
             "tokens": sum(row["tokens"] for row in report["splits"].values()),
             "bytes_per_token": report["splits"]["train"]["bytes_per_token"],
         },
@@ -96,35 +109,42 @@ def describe(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _write(
-    writer: ShardWriter, tokenizer: Tokenizer, documents: Iterable[Document], bar: Progress
-) -> dict[str, list[int]]:
-    """Write a split; gives documents, tokens and bytes of text by source."""
-    sources: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for batch in _batches(documents):
-        encoded = tokenizer.encode_batch([document.text for document in batch])
-        for document, ids in zip(batch, encoded, strict=True):
-            size = len(document.text.encode())
-            before = writer.tokens
-            writer.write(ids, size)
-            for index, amount in enumerate((1, writer.tokens - before, size)):
-                sources[document.source][index] += amount
-        bar.advance(len(batch), note=f"{writer.tokens:,} tokens")
-    return sources
+def _tasks(config: TokensConfig, context: Context, split: str, tokenizer: Path, digest: str) -> list[Task]:
+    """The tasks of a split: the digests of its files are those of the corpus' manifest."""
+    data = context.inputs["data"]
+    known = {} if data.artifact is None else {entry.path: entry.sha256 for entry in data.artifact.manifest.files}
+    return [
+        task
+        for file in document_files(data.path, split)
+        for task in plan_tasks(
+            file,
+            known.get(file.relative_to(data.path).as_posix()) or sha256_file(file),
+            tokenizer,
+            digest,
+            config.sources,
+        )
+    ]
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if len(batch) >= _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch = []
-            characters = 0
-    if batch:
-        yield batch
+def _work(config: TokensConfig, context: Context) -> Path:
+    """Where results of tasks are: outside of the stage's directory, which starts over when it was interrupted."""
+    if config.work.folder is not None:
+        return Path(config.work.folder)
+    return context.directory.parent / f".{context.name}.work"
+
+
+def _check_sources(config: TokensConfig, context: Context, found: Mapping[str, Mapping[str, Any]]) -> None:
+    seen = {source for rows in found.values() for source in rows}
+    for number, name in enumerate(config.sources or ()):
+        if name not in seen:
+            documents = read_documents(context.inputs["data"].path)
+            raise DataError(
+                f"no document comes from the source `{name}`.",
+                where=context.place(f"sources.{number}"),
+                hint=f"Sources: {', '.join(sorted({document.source for document in documents}))}.",
+            )
+    if "train" not in found:
+        raise DataError("these sources leave no document for training.", where=context.place("sources"))
 
 
 def _row(documents: int, tokens: int, text_bytes: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
@@ -20,6 +20,10 @@ from tokenizers import Tokenizer as Backend
 from llmkit.errors import ArtifactError, DataError
 
 _NEVER = r"(?!)"
+_LONGEST = 1 << 22
+"""Characters encoded at once: `tokenizers` needs some hundred bytes of memory for each."""
+_REACH = 1 << 16
+_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])")
 
 
 class GuardedEncoder:
@@ -51,12 +55,24 @@ class GuardedEncoder:
             raise ArtifactError(f"the special token {moved[0]!r} is not where tokenizer.json says.")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text."""
-        return _encode(self._backend, [text])[0]
+        """Ids of ordinary text.
+
+        One of more than 4 Mi characters is encoded in pieces. They are cut before a space between two letters, where
+        tokens end in any case, or, where the last 64 Ki characters of a piece have none, at its last character.
+        """
+        if len(text) <= _LONGEST:
+            return _encode(self._backend, [text])[0]
+        first, *others = _pieces(text)
+        ids = _encode(self._backend, [first])[0]
+        for piece in others:
+            ids += _encode(self._continuing, [piece])[0]
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of several ordinary texts, in parallel."""
-        return _encode(self._backend, texts)
+        if all(len(text) <= _LONGEST for text in texts):
+            return _encode(self._backend, texts)
+        return [self.encode(text) for text in texts]
 
     def quote(self, text: str) -> str:
         """Text in which control tokens' texts are replaced by marks, which `encode_rendered` turns into plain text."""
@@ -116,6 +132,17 @@ def _encode(backend: Backend, texts: Sequence[str]) -> list[list[int]]:
         raise
     except BaseException as error:  # `tokenizers` panics where a pattern backtracks without end: no Exception
         raise DataError(f"the tokenizer cannot encode this text: {' '.join(str(error).split())[:200]}.") from None
+
+
+def _pieces(text: str) -> Iterator[str]:
+    begin = 0
+    while len(text) - begin > _LONGEST:
+        limit = begin + _LONGEST
+        cuts = [found.start() for found in _BETWEEN_WORDS.finditer(text, limit - _REACH, limit)]
+        end = cuts[-1] if cuts else limit
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
 
 
 def _rename(definition: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

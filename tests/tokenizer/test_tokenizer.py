@@ -175,3 +175,17 @@ def test_another_chat_template(chatml):
     assert other.render([{"role": "user", "content": "x"}]) == "x"
     assert chatml.chat_template == CHATML
     assert other.encode(SAMPLES[2]) == chatml.encode(SAMPLES[2])
+
+
+def test_a_long_text_in_pieces_has_the_ids_of_the_whole(chatml, wordpiece, monkeypatch):
+    text = "\n\n".join(TEXTS) + " Zwei Wörter, 12 345 und\tmehr  davon " + " ".join(TEXTS)
+    blob = "x0" * 3000
+    whole = [(tokenizer, tokenizer.encode(text)) for tokenizer in (chatml, wordpiece)]
+    monkeypatch.setattr("llmkit.tokenizer.guarded._REACH", 2900)
+    for longest in (3000, 5000):
+        monkeypatch.setattr("llmkit.tokenizer.guarded._LONGEST", longest)
+        for tokenizer, ids in whole:
+            assert tokenizer.encode(text) == ids
+            assert tokenizer.encode_batch([text, "a"]) == [ids, tokenizer.encode("a")]
+        # Where there is no place to cut, nothing is lost all the same.
+        assert chatml.decode(chatml.encode(blob)) == blob
