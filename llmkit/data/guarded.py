@@ -15,6 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from multiprocessing.connection import Connection, Pipe
@@ -27,6 +28,8 @@ _BATCH = 32
 _BATCH_BYTES = 1 << 22
 _PATIENCE = 10
 """An answer may take this many times the computing time: a machine with other work gives a process less than all."""
+_GATHERED_SECONDS = 0.05
+"""Results wait this long for others to travel with."""
 _START = "import sys; from llmkit.data.guarded import _serve; _serve(*sys.argv[1:])"
 
 
@@ -115,18 +118,22 @@ class Guarded:
 
     def _run(self, arguments: Sequence[Any]) -> list[Any]:
         results: list[Any] = []
+        together = True
         while len(results) < len(arguments):
-            results += self._attempt(arguments[len(results) :])
+            found, ended = self._attempt(arguments[len(results) :], together)
+            results += found
+            # Which call ended the process is found by having the results one by one.
+            together = together and not ended
         return results
 
-    def _attempt(self, arguments: Sequence[Any]) -> list[Any]:
-        """Results of the calls until one ends the process, that one's error included if it is to stand."""
+    def _attempt(self, arguments: Sequence[Any], together: bool) -> tuple[list[Any], bool]:
+        """Results up to the call that ends the process, its error included once it must stand; whether one did."""
         connection = self._start()
         results: list[Any] = []
         try:
-            connection.send_bytes(pickle.dumps(list(arguments), protocol=5))
-            for _ in arguments:
-                results.append(_answer(connection.recv_bytes()))
+            connection.send_bytes(pickle.dumps((together, list(arguments)), protocol=5))
+            while len(results) < len(arguments):
+                results += map(_outcome, _plain(connection.recv_bytes()))
                 self._fresh = False
         except (EOFError, OSError):
             error = self._ended()
@@ -134,12 +141,12 @@ class Guarded:
             self.close()
             raise
         else:
-            return results
-        fresh = self._fresh
-        self.close()
-        if fresh or error.kind == "time":
+            return results, False
+        known = not together or len(results) == len(arguments) - 1
+        if known and (self._fresh or error.kind == "time"):
             results.append(error)
-        return results
+        self.close()
+        return results, True
 
     def _start(self) -> Connection:
         if self._connection is not None:
@@ -203,8 +210,8 @@ def _plain(message: bytes) -> Any:
     return _PlainUnpickler(io.BytesIO(message)).load()
 
 
-def _answer(message: bytes) -> Any:
-    succeeded, value = _plain(message)
+def _outcome(answer: tuple[bool, Any]) -> Any:
+    succeeded, value = answer
     return value if succeeded else GuardError(value)
 
 
@@ -246,17 +253,26 @@ def _serve(descriptor: str, function: str, seconds: str, megabytes: str) -> None
 
 
 def _answer_batch(connection: Connection, function: Any, seconds: float) -> None:
-    for argument in pickle.loads(connection.recv_bytes()):
+    together, arguments = pickle.loads(connection.recv_bytes())
+    answers: list[tuple[bool, Any]] = []
+    sent = time.monotonic()
+    for argument in arguments:
         # Nothing handles these signals, and so they end the process, wherever it hangs.
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_REAL, seconds * _PATIENCE)
         try:
-            message = pickle.dumps((True, function(argument)), protocol=5)
+            answers.append((True, function(argument)))
         except Exception as error:
             if isinstance(error, MemoryError):
                 raise
-            message = pickle.dumps((False, " ".join(f"{type(error).__name__}: {error}".split())[:400]), protocol=5)
-        connection.send_bytes(message)
+            answers.append((False, " ".join(f"{type(error).__name__}: {error}".split())[:400]))
+        # Every message wakes the parent, which costs more than many a call does.
+        if not together or time.monotonic() - sent > _GATHERED_SECONDS:
+            connection.send_bytes(pickle.dumps(answers, protocol=5))
+            answers = []
+            sent = time.monotonic()
+    if answers:
+        connection.send_bytes(pickle.dumps(answers, protocol=5))
     signal.setitimer(signal.ITIMER_PROF, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
 

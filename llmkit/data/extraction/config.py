@@ -1,0 +1,23 @@
+"""Settings of extraction. No heavy imports."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from llmkit.config.base import Config
+
+
+class ExtractionConfig(Config):
+    """How text is taken out of web pages, and what that may cost. Needs the extra `web`."""
+
+    by: Literal["resiliparse", "trafilatura"] = "resiliparse"
+    """What extracts: `resiliparse` (fast), or `trafilatura`, which is careful about what belongs to the article and
+    takes some fifty times as long."""
+    part: Literal["main", "all"] = "main"
+    """The main text, without menus, footers and the like; or `all` that is visible (resiliparse only)."""
+    seconds: float = Field(default=10.0, gt=0)
+    """Computing time that a page may take."""
+    megabytes: int = Field(default=1024, ge=64)
+    """Memory that a page may take, in MiB."""
