@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,12 @@ from llmkit.tokenizer.templates import check_template_name, template_inputs
 
 _BYTES = 256
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-_ONLY_FOR = {"digits": "bpe", "chat_template": "bpe", "masked": "bpe", "lowercase": "wordpiece"}
+_BYTE_LEVEL = ("bpe", "unigram")
+_ONLY_FOR = {
+    **dict.fromkeys(("digits", "whitespace", "chat_template", "masked"), _BYTE_LEVEL),
+    "min_frequency": ("bpe", "wordpiece"),
+    "lowercase": ("wordpiece",),
+}
 
 
 class TokenizerConfig(StageConfig):
@@ -25,28 +30,45 @@ class TokenizerConfig(StageConfig):
     stage: Literal["tokenizer"] = "tokenizer"
     data: str
     """Documents whose training part the tokenizer learns from: a stage or a path."""
-    algorithm: Literal["bpe", "wordpiece"] = "bpe"
-    """bpe: byte-level, loses nothing; for causal models, or masked ones with `masked`. wordpiece: as BERT has it."""
+    algorithm: Literal["bpe", "unigram", "wordpiece"] = "bpe"
+    """bpe: byte-level, loses nothing; for causal models, or masked ones with `masked`. unigram: the same with tokens
+    chosen by likelihood in place of merges (needs the extra `unigram`). wordpiece: as BERT has it."""
     masked: bool = False
-    """For masked models (bpe only): <s>, </s> and <mask> as RoBERTa has them, and no turns of conversations."""
+    """For masked models (bpe and unigram): <s>, </s> and <mask> as RoBERTa has them, and no turns of conversations."""
     vocab_size: int = Field(default=32_768, ge=1, le=2**31 - 1)
     """Number of tokens wanted, special tokens included; a small corpus may give fewer."""
     min_frequency: int = Field(default=2, ge=1)
-    """How often a pair of pieces must occur to become a token."""
+    """How often a pair of pieces must occur to become a token (bpe and wordpiece)."""
     special_tokens: list[str] = Field(default_factory=list)
     """Further special tokens, written <name> or [name], beside those that the algorithm always has."""
     chat_template: str | None = "chatml"
-    """How a conversation becomes text (bpe only): "chatml", a file NAME.jinja, jinja2 text, or null for none."""
+    """How a conversation becomes text (bpe and unigram): "chatml", a file NAME.jinja, jinja2 text, or null for none."""
     max_bytes: int | None = Field(default=1_000_000_000, ge=1)
     """Bytes of text to learn from; of a larger corpus, a random part of about this size. Null: all of it."""
+    sources: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """Share of each source in the text to learn from, against the others' ({web: 2, code: 1}); sources that are not
+    named are left out. One that is too small for its share is taken whole, and the others fill up. By default all
+    documents are taken alike."""
+    compare: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Tokenizers to measure beside this one, by source and language: stages, folders with `tokenizer.json`, models."""
     digits: int = Field(default=3, ge=1, le=3)
-    """Most digits of a number in one token (bpe only); 1 makes arithmetic easier to learn."""
+    """Most digits of a number in one token (bpe and unigram); 1 makes arithmetic easier to learn."""
+    whitespace: Literal["runs", "single"] = "runs"
+    """Whether several blanks or line ends can be one token (bpe and unigram), as suits indented code."""
     lowercase: bool = True
     """Whether case and accents are dropped (wordpiece only)."""
 
     def inputs(self) -> list[Input]:
-        """The documents, and the template where it is a file."""
-        return [Input("data", self.data, ("documents",)), *template_inputs("chat_template", self.chat_template)]
+        """The documents, the template where it is a file, and the tokenizers to compare with."""
+        others = [
+            Input(f"compare.{number}", other, ("tokenizer", "model", "tokens"))
+            for number, other in enumerate(self.compare)
+        ]
+        return [
+            Input("data", self.data, ("documents",)),
+            *template_inputs("chat_template", self.chat_template),
+            *others,
+        ]
 
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """A tokenizer of at most the size asked for."""
@@ -65,11 +87,12 @@ class TokenizerConfig(StageConfig):
         """Sizes, special tokens and the template's name."""
         yield from self._check_size()
         yield from self._check_special_tokens()
-        for key, algorithm in _ONLY_FOR.items():
+        for key, algorithms in _ONLY_FOR.items():
             changed = getattr(self, key) not in (None, type(self).model_fields[key].default)
-            if changed and algorithm != self.algorithm:
+            if changed and self.algorithm not in algorithms:
                 yield Finding(
-                    f"`{key}` has no meaning for the algorithm {self.algorithm}; it belongs to {algorithm}.",
+                    f"`{key}` has no meaning for the algorithm {self.algorithm}; it belongs to "
+                    f"{' and '.join(algorithms)}.",
                     key=key,
                     hint="Remove the key.",
                 )
@@ -87,9 +110,9 @@ class TokenizerConfig(StageConfig):
 
     def _check_size(self) -> Iterator[Finding]:
         special = len(self.own_tokens()) + len(self.special_tokens)
-        least = special + (_BYTES if self.algorithm == "bpe" else 1)
+        least = special + (_BYTES if self.algorithm in _BYTE_LEVEL else 1)
         if self.vocab_size < least:
-            rest = f" and the {_BYTES} bytes" if self.algorithm == "bpe" else " and a character"
+            rest = f" and the {_BYTES} bytes" if self.algorithm in _BYTE_LEVEL else " and a character"
             yield Finding(
                 f"a vocabulary of {self.vocab_size} tokens has no room for the {special} special tokens{rest}.",
                 key="vocab_size",

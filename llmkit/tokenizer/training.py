@@ -1,4 +1,4 @@
-"""Training of tokenizers: byte-level BPE and WordPiece, through the `tokenizers` library.
+"""Training of tokenizers: byte-level BPE, byte-level Unigram and WordPiece.
 
 What is learnt depends on the texts and settings alone: not on batches, threads, or the hash seeds of a process.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
@@ -28,32 +28,35 @@ from llmkit.tokenizer.special import (
     UNKNOWN,
     WORDPIECE_TOKENS,
 )
+from llmkit.tokenizer.unigram import learn_unigram
 
 BATCH = 256
 """Texts handed to `tokenizers` at a time; without influence on the result."""
 MAX_ALPHABET = 1000
 """Most characters that a WordPiece vocabulary starts from; rarer ones become unknown."""
 
+Whitespace = Literal["runs", "single"]
+"""Whether a token may hold several blanks."""
 Texts = Callable[[], Iterable[str]]
 """The training texts, from their start at each call."""
 
 
-def split_pattern(digits: int) -> str:
+def split_pattern(digits: int, whitespace: Whitespace = "runs") -> str:
     """Regular expression of the pieces of text that no byte-level token crosses.
 
     In the manner of GPT-4's: English contractions; a word with at most one other character (a space, mostly) before
     it; at most `digits` digits; punctuation with a space before and line ends after it; line ends with the blanks
-    before them; blanks but for the last, which belongs to the next word.
+    before them; blanks but for the last, which belongs to the next word. Where white space is `single`, every blank and
+    every line end is a piece by itself, but for a space that belongs to the next word.
     """
+    runs = whitespace == "runs"
     return "|".join(
         (
             r"(?i:'(?:[dmst]|ll|re|ve))",
             r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
             rf"\p{{N}}{{1,{digits}}}",
-            r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-            r"\s*[\r\n]+",
-            r"\s+(?!\S)",
-            r"\s+",
+            r" ?[^\s\p{L}\p{N}]+" + (r"[\r\n]*" if runs else ""),
+            *((r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+") if runs else (r"\s",)),
         )
     )
 
@@ -65,6 +68,7 @@ def train_bpe(
     special_tokens: Iterable[str] = (),
     min_frequency: int = 2,
     digits: int = 3,
+    whitespace: Whitespace = "runs",
     masked: bool = False,
     batch: int = BATCH,
 ) -> Backend:
@@ -73,7 +77,7 @@ def train_bpe(
     The vocabulary is smaller than `vocab_size` where no pair of tokens is left that occurs `min_frequency` times. One
     for masked models puts texts between <s> and </s>, and pairs as RoBERTa does (Liu et al. 2019).
     """
-    backend = blank_bpe(special_tokens, digits, masked=masked)
+    backend = blank_bpe(special_tokens, digits, whitespace, masked=masked)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -85,16 +89,43 @@ def train_bpe(
     return backend
 
 
-def blank_bpe(special_tokens: Iterable[str] = (), digits: int = 3, *, masked: bool = False) -> Backend:
+def blank_bpe(
+    special_tokens: Iterable[str] = (), digits: int = 3, whitespace: Whitespace = "runs", *, masked: bool = False
+) -> Backend:
     """A byte-level tokenizer that has learnt no merges: special tokens and the 256 bytes."""
     specials = [*(MASKED_BPE_TOKENS if masked else BPE_TOKENS), *special_tokens]
     tokens = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Backend(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
+    model = models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[])
+    return _byte_level(model, specials, digits, whitespace, masked)
+
+
+def train_unigram(
+    texts: Texts,
+    *,
+    vocab_size: int,
+    special_tokens: Iterable[str] = (),
+    digits: int = 3,
+    whitespace: Whitespace = "runs",
+    masked: bool = False,
+) -> Backend:
+    """Byte-level Unigram (Kudo 2018) with the special tokens at the first ids; texts are cut as for BPE.
+
+    Raises:
+        MissingDependencyError: `sentencepiece` is not installed.
+    """
+    specials = [*(MASKED_BPE_TOKENS if masked else BPE_TOKENS), *special_tokens]
+    vocabulary = learn_unigram(texts(), _splitter(digits, whitespace), vocab_size, specials)
+    return _byte_level(models.Unigram(vocabulary), specials, digits, whitespace, masked)
+
+
+def _splitter(digits: int, whitespace: Whitespace) -> Any:
+    return pre_tokenizers.Split(Regex(split_pattern(digits, whitespace)), behavior="isolated")
+
+
+def _byte_level(model: Any, specials: list[str], digits: int, whitespace: Whitespace, masked: bool) -> Backend:
+    backend = Backend(model)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(split_pattern(digits)), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+        [_splitter(digits, whitespace), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(specials)
@@ -102,7 +133,7 @@ def blank_bpe(special_tokens: Iterable[str] = (), digits: int = 3, *, masked: bo
         backend.post_processor = processors.TemplateProcessing(
             single=f"{START} $A {BPE_END}",
             pair=f"{START} $A {BPE_END} {BPE_END} $B {BPE_END}",
-            special_tokens=[(token, tokens.index(token)) for token in (START, BPE_END)],
+            special_tokens=[(token, specials.index(token)) for token in (START, BPE_END)],
         )
     return backend
 

@@ -18,9 +18,10 @@ from llmkit.errors import DataError
 from llmkit.store.documents import Document, document_id, write_documents
 from llmkit.store.stage import Context, ResolvedInput
 from llmkit.tokenizer.config import TokenizerConfig
+from llmkit.tokenizer.sampling import source_shares
 from llmkit.tokenizer.stage import check, run
 from llmkit.tokenizer.tokenizer import Tokenizer
-from llmkit.tokenizer.training import train_bpe, train_wordpiece
+from llmkit.tokenizer.training import train_bpe, train_unigram, train_wordpiece
 
 
 @pytest.fixture
@@ -126,6 +127,109 @@ def test_a_part_of_the_corpus(context):
         run(settings(max_bytes=1), context)
 
 
+def test_unigram_loses_nothing(context):
+    outcome = make(settings(algorithm="unigram", vocab_size=500, special_tokens=["<|call|>"]), context)
+    tokenizer = Tokenizer.load(context.directory / "tokenizer")
+    expected = {"vocab_size": 500, "algorithm": "unigram", "chat_template": True, "mask_token": False}
+    assert outcome.facts == Facts("tokenizer", expected)
+    assert (tokenizer.algorithm, tokenizer.vocab_size, tokenizer.special_ids) == ("unigram", 500, {0, 1, 2, 3, 4})
+    text = "Text wrapping 12345 ☃ \x00 <|endoftext|>\n\n\tдобрый 你好"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert sum(tokenizer.token_bytes(token) for token in ids) == len(text.encode())
+    assert not tokenizer.special_ids & set(ids)
+    ids, mask = tokenizer.render_conversation([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    assert [tokenizer.decode([token], skip_special=False) for token, said in zip(ids, mask, strict=True) if said] == [
+        "b", "<|im_end|>",
+    ]  # fmt: skip
+    theirs = transformers.AutoTokenizer.from_pretrained(context.directory / "tokenizer")
+    assert theirs("Text wrapping")["input_ids"] == tokenizer.encode("Text wrapping")
+
+
+def test_unigram_segments_as_its_likelihoods_say():
+    """The best of all ways to cut a word, found by trying every one."""
+    backend = train_unigram(lambda: TEXTS, vocab_size=500)
+    scores = dict(json.loads(backend.to_str())["model"]["vocab"])
+
+    def best(word: str) -> float:
+        ways = [0.0] + [-1e9] * len(word)
+        for end in range(1, len(word) + 1):
+            ways[end] = max(ways[start] + scores.get(word[start:end], -1e9) for start in range(end))
+        return ways[-1]
+
+    for word in ("wrapping", "paragraphs", "Ġindentation", "xyzzy"):
+        pieces = [piece.value for piece in backend.model.tokenize(word)]
+        assert "".join(pieces) == word
+        assert sum(scores[piece] for piece in pieces) == pytest.approx(best(word), abs=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_blanks_are_single_where_that_is_asked(context, algorithm):
+    longest = {}
+    for rule in ("single", "runs"):
+        make(settings(algorithm=algorithm, whitespace=rule, vocab_size=500), context)
+        tokenizer = Tokenizer.load(context.directory / "tokenizer")
+        pieces = [tokenizer.decode([token]) for token in tokenizer.encode("        return x;\n\n\n    y")]
+        assert "".join(pieces) == "        return x;\n\n\n    y"
+        longest[rule] = max(sum(character.isspace() for character in piece) for piece in pieces)
+    assert longest["single"] == 1
+    assert longest["runs"] > 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights", "limit", "expected"),
+    [
+        ({"a": 100, "b": 300}, None, None, {"a": 1, "b": 1}),
+        ({"a": 100, "b": 300}, None, 100, {"a": 0.25, "b": 0.25}),
+        ({"a": 100, "b": 300}, {"a": 1, "b": 1}, 100, {"a": 0.5, "b": 1 / 6}),
+        ({"a": 100, "b": 300}, {"a": 1, "b": 1}, None, {"a": 1, "b": 1 / 3}),
+        ({"a": 100, "b": 300, "c": 50}, {"a": 3, "b": 1}, 200, {"a": 1, "b": 1 / 3, "c": 0}),
+        ({"a": 100, "b": 300}, {"a": 1, "b": 1}, 1000, {"a": 1, "b": 1}),
+        ({"a": 10, "b": 40, "c": 1000}, {"a": 1, "b": 1, "c": 1}, 150, {"a": 1, "b": 1, "c": 0.1}),
+    ],
+)
+def test_shares_of_sources(sizes, weights, limit, expected):
+    assert source_shares(sizes, weights, limit) == pytest.approx(expected)
+
+
+def test_sources_are_sampled_by_weight(context):
+    make(settings(sources={"code": 1}), context)
+    report = json.loads((context.directory / "report.json").read_text())
+    train = [(number, text) for number, text in enumerate(TEXTS) if number % 5]
+    sizes = {name: sum(len(t.encode()) for n, t in train if n % 2 == odd) for name, odd in (("code", 1), ("prose", 0))}
+    assert report["training"]["bytes"] == sizes["code"]
+    assert report["training"]["sources"] == {"code": 1.0, "prose": 0.0}
+    make(settings(sources={"code": 1, "prose": 3}, max_bytes=8000), context)
+    report = json.loads((context.directory / "report.json").read_text())
+    assert report["training"]["sources"] == pytest.approx(
+        {"code": 2000 / sizes["code"], "prose": 6000 / sizes["prose"]}
+    )
+    with pytest.raises(DataError, match=r"no source `web`\. Sources: code, prose"):
+        run(settings(sources={"web": 1}), context)
+
+
+def test_tokenizers_are_compared_by_source_and_language(context, tmp_path, capsys):
+    other = make(settings(algorithm="wordpiece"), Context("other", 1, tmp_path / "other", context.inputs))
+    given = ResolvedInput("compare.0", "other", tmp_path / "other", "1", Facts("tokenizer"))
+    compared = Context(context.name, 1, context.directory, {**context.inputs, "compare.0": given})
+    config = settings(compare=["other"])
+    assert [place.key for place in config.inputs()] == ["data", "compare.0"]
+    make(config, compared)
+    report = json.loads((context.directory / "report.json").read_text())
+    ours, theirs = report["comparison"]["tokenizer"], report["comparison"]["other"]
+    assert report["compression"] == {"split": "validation", **ours}
+    assert theirs["all"]["bytes_per_token"] == other.summary["bytes_per_token"]
+    wordpiece = Tokenizer.load(tmp_path / "other/tokenizer")
+    texts = {"prose": TEXTS[::10], "code": TEXTS[5::10]}
+    for source, chosen in texts.items():
+        assert theirs["sources"][source]["tokens"] == sum(len(wordpiece.encode(text)) for text in chosen)
+        assert ours["sources"][source]["bytes"] == sum(len(text.encode()) for text in chosen)
+    assert theirs["languages"] == {"unknown": theirs["all"]}
+    shown = capsys.readouterr().out
+    assert "Bytes per token" in shown
+    assert "source prose" in shown
+
+
 @pytest.mark.parametrize("train", [train_bpe, train_wordpiece])
 def test_batches_do_not_matter(train):
     made = {train(lambda: TEXTS, vocab_size=450, batch=batch).to_str() for batch in (1, 3, 64, 1000)}
@@ -137,9 +241,10 @@ def test_processes_do_not_matter(tmp_path):
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
     script = (
         "import json, sys, hashlib\n"
-        "from llmkit.tokenizer.training import train_bpe, train_wordpiece\n"
+        "from llmkit.tokenizer.training import train_bpe, train_unigram, train_wordpiece\n"
         "texts = json.load(open(sys.argv[1]))\n"
-        "made = [train(lambda: texts, vocab_size=450).to_str() for train in (train_bpe, train_wordpiece)]\n"
+        "trainers = (train_bpe, train_unigram, train_wordpiece)\n"
+        "made = [train(lambda: texts, vocab_size=450).to_str() for train in trainers]\n"
         "print(hashlib.sha256('\\n'.join(made).encode()).hexdigest())\n"
     )
     digests = set()
@@ -152,7 +257,7 @@ def test_processes_do_not_matter(tmp_path):
             check=True,
         )
         digests.add(done.stdout.strip())
-    here = [train(lambda: TEXTS, vocab_size=450).to_str() for train in (train_bpe, train_wordpiece)]
+    here = [train(lambda: TEXTS, vocab_size=450).to_str() for train in (train_bpe, train_unigram, train_wordpiece)]
     assert digests == {hashlib.sha256("\n".join(here).encode()).hexdigest()}
 
 
@@ -177,6 +282,8 @@ def test_numbers_are_split_into_groups_of_digits(context):
         ({"masked": True, "chat_template": "{{ a }}"}, "chat_template", "for masked models has no chat template"),
         ({"masked": True, "special_tokens": ["<mask>"]}, "special_tokens.0", "is there already"),
         ({"lowercase": False}, "lowercase", "belongs to wordpiece"),
+        ({"algorithm": "unigram", "min_frequency": 3}, "min_frequency", "belongs to bpe and wordpiece"),
+        ({"algorithm": "wordpiece", "whitespace": "single"}, "whitespace", "belongs to bpe and unigram"),
     ],
 )
 def test_what_the_settings_refuse(values, key, message):
