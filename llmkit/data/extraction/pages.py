@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from llmkit.data.extraction.config import ExtractionConfig
 from llmkit.data.guarded import GuardError, shared_guard
@@ -52,7 +52,7 @@ class Unreadable:
         detail: what happened, as half of a sentence.
     """
 
-    reason: str
+    reason: Literal["encoding", "limits", "malformed"]
     detail: str
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from llmkit.config.base import Config
+from llmkit.data.extraction.config import ExtractionConfig
 
 
 class SourceConfig(Config):
@@ -117,6 +119,8 @@ class HtmlSource(FileSource):
 
     kind: Literal["html"] = "html"
     """Web pages, each one document: the main text without menus, scripts and styles."""
+    extraction: ExtractionConfig = ExtractionConfig()
+    """How text is taken out of pages."""
 
 
 class JsonlSource(Columns, DecodedFileSource):
@@ -140,6 +144,13 @@ class ParquetSource(Columns, FileSource):
 
     kind: Literal["parquet"] = "parquet"
     """Parquet files."""
+
+
+class ArrowSource(Columns, FileSource):
+    """Arrow files and streams (Feather, and what the `datasets` library keeps)."""
+
+    kind: Literal["arrow"] = "arrow"
+    """Arrow files and streams (Feather, and what the `datasets` library keeps)."""
 
 
 class DatasetSource(Columns, SourceConfig):
@@ -168,7 +179,79 @@ class DatasetSource(Columns, SourceConfig):
         return [("dataset", self.dataset)] if self.is_local else []
 
 
+class WebSource(SourceConfig):
+    """Pages of the web, by lists of URLs or sitemaps. Politely: each host's robots.txt is obeyed, and a host is asked
+    for one thing at a time, with a pause before the next. What was fetched stays in a cache, and is not asked for
+    again."""
+
+    kind: Literal["web"] = "web"
+    """Pages of the web, by lists of URLs or sitemaps. Politely: each host's robots.txt is obeyed, and a host is asked
+    for one thing at a time, with a pause before the next. What was fetched stays in a cache, and is not asked for
+    again."""
+    contact: str = Field(min_length=1, max_length=200, pattern=r"^(https?://\S+|[^@\s]+@[^@\s]+)$")
+    """How whoever runs a server can reach you, part of the user agent: an e-mail address, or the URL of a page about
+    this crawl."""
+    agent: str = Field(default="llmkit", pattern=r"^[A-Za-z][A-Za-z_-]{0,40}$")
+    """Name of the crawler, in the user agent and in robots.txt."""
+    urls: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    """Pages to read."""
+    lists: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    """Files with one URL on each line; lines that begin with `#` are not read."""
+    sitemaps: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    """URLs of sitemaps, or indexes of them, whose pages are read."""
+    sitemap_pages: int = Field(default=100_000, ge=1)
+    """Take no more pages than this from the sitemaps; the first ones, in their order."""
+    cache: str = Field(default="web-cache", min_length=1)
+    """Folder in which pages are kept. Machines that share the work need one folder that all of them see."""
+    retry_failed: bool = False
+    """Ask once more for what earlier runs did not get for reasons that may pass: no answer, an error of the server."""
+    seconds_between: float = Field(default=1.0, ge=0)
+    """Pause between two requests to one host. A longer one that its robots.txt wants is kept as well, up to
+    `longest_wait`."""
+    longest_wait: float = Field(default=120.0, ge=0)
+    """Where a host wants a longer pause than this, its pages are given up."""
+    connections: int = Field(default=8, ge=1, le=256)
+    """Hosts that are asked at the same time."""
+    attempts: int = Field(default=3, ge=1)
+    """How often to ask for a page, where there is no answer or an error of the server; the pause doubles each time."""
+    redirects: int = Field(default=5, ge=0)
+    """Follow no more redirects than this from a page."""
+    seconds: float = Field(default=30.0, gt=0)
+    """A page must be there, whole, in this time."""
+    megabytes: float = Field(default=10.0, gt=0)
+    """Size of a page, decompressed, in MiB."""
+    types: list[str] = Field(default=["text/html", "application/xhtml+xml", "text/plain"], min_length=1)
+    """Content types to read; anything else is not downloaded. What is not HTML is read as plain text."""
+    allow_addresses: list[str] = Field(default=[])
+    """Networks that are asked though they are private, such as `10.1.0.0/16` for an intranet. All others that are not
+    part of the public internet are refused, also when a public name or a redirect leads there."""
+    extraction: ExtractionConfig = ExtractionConfig()
+    """How text is taken out of pages."""
+
+    @field_validator("allow_addresses")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise PydanticCustomError("network", "{problem}", {"problem": str(error)}) from None
+        return value
+
+    def files_read(self) -> list[tuple[str, str]]:
+        """Each list of URLs."""
+        return [(f"lists.{index}", path) for index, path in enumerate(self.lists)]
+
+
 AnySource = Annotated[
-    PythonDocsSource | TextSource | JsonlSource | CsvSource | ParquetSource | HtmlSource | DatasetSource,
+    PythonDocsSource
+    | TextSource
+    | JsonlSource
+    | CsvSource
+    | ParquetSource
+    | ArrowSource
+    | HtmlSource
+    | WebSource
+    | DatasetSource,
     Field(discriminator="kind"),
 ]

@@ -1,23 +1,21 @@
-"""Web pages."""
+"""Web pages in files."""
 
 from __future__ import annotations
 
-import codecs
-import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from llmkit.config.base import Finding
+from llmkit.data.extraction.config import ExtractionConfig
+from llmkit.data.extraction.pages import Page, RawPage, Unreadable, extract_pages, missing_library
 from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_record, readable_copy
-from llmkit.data.sources.config import HtmlSource
+from llmkit.data.sources.config import HtmlSource, SourceConfig
 from llmkit.data.sources.files import READ_ERRORS, SourceFile, check_files, find_files, open_bytes
-from llmkit.data.sources.html_text import extract_page
 from llmkit.store.documents import Document
 
 _ENDINGS = (".html", ".htm", ".xhtml")
-_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9._-]+)", re.IGNORECASE)
-_DECLARED_WITHIN_BYTES = 1024
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_LARGEST_BYTES = 1 << 26
+_COPY_BYTES = 4096
 
 
 class HtmlReader:
@@ -27,8 +25,9 @@ class HtmlReader:
         self._config = config
 
     def check(self) -> Iterator[Finding]:
-        """Patterns that mean no file."""
-        return check_files(self._config.files, _ENDINGS)
+        """A library that is missing, and patterns that mean no file."""
+        yield from check_extraction(self._config.extraction)
+        yield from check_files(self._config.files, _ENDINGS)
 
     def slices(self) -> list[Slice]:
         """Files together up to some size."""
@@ -36,43 +35,55 @@ class HtmlReader:
 
     def read(self, piece: Slice) -> Iterator[Record]:
         """A document for each file, `Broken` for one that cannot be read or decoded."""
-        for file in piece.files:
-            yield self._read_file(file)
+        pages = (self._open(file) for file in piece.files)
+        for opened, found in extract_pages(self._config.extraction, pages):
+            yield opened if isinstance(opened, Broken) else page_record(self._config, opened, found)
 
-    def _read_file(self, file: SourceFile) -> Record:
-        config = self._config
-        data = b""
-        encoding = ""
+    def _open(self, file: SourceFile) -> tuple[OpenedPage | Broken, RawPage]:
+        """A page as it stands in its file; or `Broken`, and an empty page in its place."""
+        label = self._config.label
         try:
             with open_bytes(file.path) as stream:
-                data = stream.read()
-            encoding = declared_encoding(data)
-            page = extract_page(data.decode(encoding))
-        except UnicodeDecodeError as error:
-            detail = f"byte {error.start:,}: not valid {encoding} ({error.reason})"
-            return Broken(config.label, file.name, detail, readable_copy(data))
+                data = stream.read(_LARGEST_BYTES + 1)
         except READ_ERRORS as error:
-            return Broken(config.label, file.name, f"the file cannot be read: {error}")
-        record = make_record(config, page.text, file.name, {"title": page.title} if page.title else {})
-        if isinstance(record, Document) and record.language is None:
-            return replace(record, language=page.language)
-        return record
+            return Broken(label, file.name, f"the file cannot be read: {error}", reason="unreadable"), RawPage(b"")
+        if len(data) > _LARGEST_BYTES:
+            detail = f"the file is longer than {_LARGEST_BYTES:,} bytes"
+            return Broken(label, file.name, detail, readable_copy(data), "too large"), RawPage(b"")
+        return OpenedPage(file.name, data[:_COPY_BYTES]), RawPage(data)
 
 
-def declared_encoding(data: bytes) -> str:
-    """The encoding of a page: by its byte order mark, by what it declares in its first 1,024 bytes, else UTF-8."""
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            return encoding
-    found = _CHARSET.search(data[:_DECLARED_WITHIN_BYTES])
-    if found:
-        name = found.group(1).decode().lower()
-        # By the HTML standard, pages that declare Latin-1 are in Windows-1252, and ones whose declaration could be read
-        # byte by byte cannot be in UTF-16.
-        name = {"iso-8859-1": "cp1252", "latin1": "cp1252", "ascii": "cp1252", "us-ascii": "cp1252"}.get(name, name)
-        try:
-            "".encode(name)
-        except LookupError:
-            return "utf-8"
-        return "utf-8" if name.startswith("utf-16") else name
-    return "utf-8"
+@dataclass(frozen=True, slots=True)
+class OpenedPage:
+    """What is kept of a page while its text is taken out elsewhere.
+
+    Args:
+        path: of its document.
+        beginning: its first bytes.
+        metadata: of its document, beside the title.
+    """
+
+    path: str
+    beginning: bytes
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+def page_record(source: SourceConfig, opened: OpenedPage, found: Page | Unreadable) -> Record:
+    """The document of a page, in the language that the source or else the page names; or `Broken`."""
+    if isinstance(found, Unreadable):
+        return Broken(source.label, opened.path, found.detail, readable_copy(opened.beginning), found.reason)
+    metadata = dict(opened.metadata) | ({"title": found.title} if found.title else {})
+    record = make_record(source, found.text, opened.path, metadata)
+    if isinstance(record, Document) and record.language is None:
+        return replace(record, language=found.language)
+    return record
+
+
+def check_extraction(config: ExtractionConfig) -> Iterator[Finding]:
+    """A finding where a library is missing, or settings do not go together."""
+    missing = missing_library(config)
+    if missing is not None:
+        message = f"extracting the text of web pages needs {missing}, which is not installed."
+        yield Finding(message, key="extraction.by", hint="pip install 'llmkit[web]'")
+    if config.by == "trafilatura" and config.part == "all":
+        yield Finding("trafilatura finds the main text alone.", key="extraction.part", hint="Set it to `main`.")

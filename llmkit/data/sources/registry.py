@@ -10,10 +10,12 @@ from llmkit.data.sources.config import SourceConfig
 _READERS = {
     "python-docs": "llmkit.data.sources.python_docs:PythonDocsReader",
     "text": "llmkit.data.sources.text:TextReader",
-    "jsonl": "llmkit.data.sources.jsonl:JsonlReader",
-    "csv": "llmkit.data.sources.csv:CsvReader",
-    "parquet": "llmkit.data.sources.parquet:ParquetReader",
+    "jsonl": "llmkit.data.sources.tables:TableReader",
+    "csv": "llmkit.data.sources.tables:TableReader",
+    "parquet": "llmkit.data.sources.tables:TableReader",
+    "arrow": "llmkit.data.sources.tables:TableReader",
     "html": "llmkit.data.sources.html:HtmlReader",
+    "web": "llmkit.data.sources.web:WebReader",
     "dataset": "llmkit.data.sources.dataset:DatasetReader",
 }
 
