@@ -8,6 +8,7 @@ through those before it, and never differs from the shares added up by more than
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -26,24 +27,30 @@ class Mixture:
     """The shares of S sources over the sequences of a training.
 
     Weights are made shares of their sum wherever one of them has a point, and where phases meet; between these places
-    shares go on a line.
+    shares go on a line. A phase may have weights of its own, which hold all through it.
 
     Args:
         weights: of each source, as `value_at` takes them, over the tokens of the training.
         course: of the training.
+        by_phase: weights of each phase that has its own, [S]; None, or nothing at the end, for those that have not.
+        scales: what all weights of a source are multiplied by, [S].
 
     Raises:
         ValueError: all weights are zero at some place.
     """
 
-    def __init__(self, weights: Weights, course: Course) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        course: Course,
+        by_phase: Sequence[Sequence[float] | None] = (),
+        scales: Sequence[float] | None = None,
+    ) -> None:
         self.sources = len(weights)
         self._rows = course.rows
-        places = {0.0, 1.0}
-        places |= {stretch.tokens_before / course.tokens for stretch in course.stretches}
-        places |= {place for weight in weights if not isinstance(weight, int | float) for place, _ in weight}
-        ordered = sorted(places)
-        values = np.array([[value_at(weight, place) for weight in weights] for place in ordered])
+        ordered, values = _knots(weights, course, by_phase)
+        if scales is not None:
+            values = values * np.array(scales)
         totals = values.sum(1, keepdims=True)
         if not (totals > 0).all():
             raise ValueError("all weights are zero at some place of the training")
@@ -99,6 +106,25 @@ class Mixture:
     def mean_shares(self) -> NDArray[np.float64]:
         """Each source's part of all sequences, [S]."""
         return np.asarray(self._sums[-1] / self._rows)
+
+
+def _knots(
+    weights: Weights, course: Course, by_phase: Sequence[Sequence[float] | None]
+) -> tuple[list[float], NDArray[np.float64]]:
+    """Places where weights turn, in order, and the weights there, [n, S]; where they jump, the place comes twice."""
+    points = {place for weight in weights if not isinstance(weight, int | float) for place, _ in weight}
+    begins = [stretch.tokens_before / course.tokens for stretch in course.stretches]
+    places: list[float] = []
+    values: list[list[float]] = []
+    for number, (begin, end) in enumerate(itertools.pairwise([*begins, 1.0])):
+        own = by_phase[number] if number < len(by_phase) else None
+        inside = sorted({begin, end, *(place for place in points if begin < place < end)})
+        for place in inside:
+            here = [float(weight) for weight in own] if own else [value_at(weight, place) for weight in weights]
+            if not places or (place, here) != (places[-1], values[-1]):
+                places.append(place)
+                values.append(here)
+    return places, np.array(values)
 
 
 def _row_at(course: Course, place: float) -> float:

@@ -21,8 +21,8 @@ from llmkit.model.save import save_model
 from llmkit.model.transformer import Transformer
 from llmkit.pretrain.batches import HeldOut
 from llmkit.pretrain.config import PretrainConfig
+from llmkit.pretrain.epochs import mixture_of
 from llmkit.pretrain.masking import Masking
-from llmkit.pretrain.mixture import Mixture
 from llmkit.pretrain.objective import HeldOutText, LanguageModelling, held_out_loss
 from llmkit.pretrain.plan import flops_per_token, plan, training_work
 from llmkit.pretrain.stream import TrainingStream
@@ -43,19 +43,23 @@ def check(config: PretrainConfig, context: Context) -> list[Finding]:
     if any(needed.key not in known for needed in config.inputs()):
         return []
     facts = config.model_facts(known)
-    causal, length = bool(facts["causal"]), config.course(int(facts["context"])).longest
+    course = config.course(int(facts["context"]))
+    causal, length = bool(facts["causal"]), course.longest
     masked, key = config.chosen_objective(causal) == "masked", next(iter(config.sources))
     try:
         tokenizer = _tokenizer(config, context)
         if masked and config.mask.whole_words:
             tokenizer.word_starts()
-        found = []
+        found, opened = [], []
         for key in config.sources:
             windows = TokenWindows(context.inputs[key].path, "train", length, masked=masked)
+            opened.append(windows)
             if not len(windows):
                 message = f"the {windows.shards.tokens:,} training tokens do not fill one sequence of {length:,}."
                 hint = "Set a shorter `sequence_length`, or use more text."
                 found.append(Finding(message, key=key, hint=hint))
+        if not found:
+            mixture_of(config, course, opened)
     except LLMKitError as error:
         message = f"{error.where}: {error.message}" if error.where else error.message
         return [Finding(message, key=key, hint=error.hint)]
@@ -112,13 +116,14 @@ def _run(config: PretrainConfig, context: Context, world: World) -> Outcome:
     smallest = math.gcd(*(stretch.batch_size for stretch in course.stretches))
     config = settle(config, training_work(config, model, course.longest), context, world, smallest)
     masking = _masking(config, context, model, tokenizer)
-    mixture = Mixture([source.weight for source in config.sources.values()], course)
+    windows = [
+        TokenWindows(context.inputs[key].path, "train", course.longest, masked=masking is not None)
+        for key in config.sources
+    ]
+    mixture = mixture_of(config, course, windows)
     names = _names(config, context)
     source = TrainingStream(
-        [
-            TokenWindows(context.inputs[key].path, "train", course.longest, masked=masking is not None)
-            for key in config.sources
-        ],
+        windows,
         course,
         mixture,
         micro_batch_size=config.micro_batch,
