@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """What a model is written as."""
+    """What a model, or data, is written as."""
 
     HF = "hf"
     GGUF = "gguf"
+    MEGATRON = "megatron"
+    DATASETS = "datasets"
 
 
 class NumberType(StrEnum):
@@ -59,8 +61,10 @@ def import_model(
 
 
 def export_model(
-    source: SourceArgument,
-    target: Annotated[Path, typer.Argument(help="The directory (hf) or the file (gguf) to write.")],
+    source: Annotated[
+        str, typer.Argument(help="A model or a stage's directory, a GGUF file, or hf:owner/name; for data, a stage's.")
+    ],
+    target: Annotated[Path, typer.Argument(help="The file (gguf) or the directory to write.")],
     form: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.GGUF,
     number_type: Annotated[NumberType | None, typer.Option("--type", "-t", help="gguf: type of the matrices.")] = None,
     dtype: DtypeOption = None,
@@ -71,12 +75,17 @@ def export_model(
         typer.Option(help="gguf: how llama.cpp is to cut texts, where it knows no way that is the tokenizer's own."),
     ] = None,
 ) -> None:
-    """Hand a model back in a format that other tools open.
+    """Hand a model or data back in a format that other tools open.
 
-    A GGUF file for llama.cpp, with tokenizer and chat template; or a Hugging Face directory, adapters merged, and
-    averaged with other models such as earlier checkpoints of the same run.
+    A model: a GGUF file for llama.cpp, with tokenizer and chat template; or a Hugging Face directory, adapters merged,
+    and averaged with other models such as earlier checkpoints of the same run. Tokens: Megatron's .bin and .idx, or a
+    directory for load_from_disk of `datasets`, which documents can be, too.
     """
-    if form is Format.HF:
+    if form in (Format.MEGATRON, Format.DATASETS):
+        if any((number_type, dtype, adapter, average, pre_tokenizer)):
+            raise ConfigError(f"the format {form} is of data, and the other options are of models.")
+        write_data(source, target, form)
+    elif form is Format.HF:
         if number_type is not None or pre_tokenizer is not None:
             raise ConfigError("--type and --pre-tokenizer are of GGUF files.", hint="Use --dtype, or --format gguf.")
         write_directory(source, target, dtype=dtype, adapter=adapter, average=average or ())
@@ -88,6 +97,19 @@ def export_model(
         kind = number_type or NumberType.F16
         write_gguf_file(source, target, kind.value, adapter=adapter, pre_tokenizer=pre_tokenizer)
     say(f"{target}: written.")
+
+
+def write_data(source: str, target: Path, form: Format) -> None:
+    """Write the tokens or documents of a stage's directory, put in place once they are whole.
+
+    Raises:
+        LLMKitError: there are none, or the target is there and not empty.
+    """
+    from llmkit.data.export import export_datasets, export_megatron
+
+    if not Path(source).is_dir():
+        raise ArtifactError("there is no such directory.", where=source, hint="Name that of a stage `tokens`.")
+    (export_megatron if form is Format.MEGATRON else export_datasets)(Path(source), target)
 
 
 def write_directory(

@@ -12,7 +12,7 @@ A document lies in one shard, the separator behind it included. Positions in the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
@@ -161,7 +161,8 @@ class TokenShards:
         self.text_bytes: int = index["text_bytes"]
         self.separator: int | None = index["separator"]
         self.tokenizer: Mapping[str, Any] = index["tokenizer"]
-        self._dtype = DTYPES[index["dtype"]]
+        self.dtype = DTYPES[index["dtype"]]
+        """Type of the ids on disk."""
         if tokenizer_digest is not None and tokenizer_digest != self.tokenizer["digest"]:
             raise ArtifactError(
                 "the tokens were made with another tokenizer than the one in use "
@@ -181,6 +182,10 @@ class TokenShards:
     def shard_count(self) -> int:
         """How many shards the split is in."""
         return len(self._shards)
+
+    def parts(self) -> Iterator[tuple[NDArray[Any], NDArray[np.uint64]]]:
+        """For each shard its ids, [T], and where its documents begin in it, with the end of the last, [n + 1]."""
+        return zip(self._shards, self._ends, strict=True)
 
     def read(self, start: int, count: int) -> NDArray[np.int64]:
         """Tokens `start` to `start + count` of the stream; fewer at its end."""
@@ -280,11 +285,11 @@ class TokenShards:
         size = file.stat().st_size if file.is_file() else None
         if size is None:
             self._damaged(file, "the shard is missing")
-        if size != tokens * self._dtype.itemsize:
-            self._damaged(file, f"it is {size:,} bytes long, and {tokens:,} tokens of {self._dtype} are more or less")
+        if size != tokens * self.dtype.itemsize:
+            self._damaged(file, f"it is {size:,} bytes long, and {tokens:,} tokens of {self.dtype} are more or less")
         if tokens == 0:
-            return np.empty(0, dtype=self._dtype)
-        return np.memmap(file, dtype=self._dtype, mode="r")
+            return np.empty(0, dtype=self.dtype)
+        return np.memmap(file, dtype=self.dtype, mode="r")
 
     def _open_ends(self, name: str, tokens: int, documents: int) -> NDArray[np.uint64]:
         file = self._folder / f"{name}.idx"

@@ -80,7 +80,8 @@ def _smaller(used: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np
 
 
 def _too_few(name: str, course: Course) -> DataError:
+    tokens = f"{course.tokens:,}"
     return DataError(
-        f"with `max_epochs` the sources do not last for the training's {course.tokens:,} tokens; `{name}` is too small.",
+        f"with `max_epochs` the sources do not last for the training's {tokens} tokens; `{name}` is too small.",
         hint="Train for fewer steps, raise `max_epochs`, or add text.",
     )

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import llmkit
 from llmkit.cli.main import app
+from llmkit.data.shards import ShardWriter
 from llmkit.model.initialization import build
 from llmkit.model.save import save_model
 from llmkit.model.spec import ModelSpec
@@ -135,3 +136,16 @@ def test_an_adapter_is_merged(source: Path, tmp_path: Path) -> None:
         plain = llmkit.load(str(source), device="cpu").model(ids)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (plain - expected).abs().max() > 1e-3
+
+
+def test_tokens_are_exported(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "tokens/train", {"digest": "d", "vocab_size": 9}, 0, 100) as writer:
+        writer.write([1, 2], 2)
+    assert run("export", tmp_path / "tokens", tmp_path / "out", "--format", "megatron")[0] == 0
+    assert (tmp_path / "out/train.bin").read_bytes() == bytes([1, 0, 2, 0, 0, 0])
+    assert run("export", tmp_path / "tokens", tmp_path / "rows", "--format", "datasets")[0] == 0
+    assert (tmp_path / "rows/dataset_dict.json").is_file()
+    code, output = run("export", tmp_path / "tokens", tmp_path / "more", "--format", "datasets", "--dtype", "bf16")
+    assert (code, "the other options are of models" in output) == (2, True)
+    code, output = run("export", tmp_path / "nothing", tmp_path / "more", "--format", "megatron")
+    assert (code, "no such directory" in output) == (2, True)
