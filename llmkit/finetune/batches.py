@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.data.packing import best_fit, divisible
 from llmkit.data.sampling import KeyedPermutation
 from llmkit.errors import DataError
 from llmkit.train.contract import WHOLE, Part, StatelessSource
@@ -33,6 +34,8 @@ class BucketedBatches(StatelessSource, Generic[Batch]):
         batch_size: examples of a step, at most.
         micro_batch_size: examples of a micro-batch, at most.
         seed: chooses the permutations.
+        capacity: tokens of a micro-batch at most, for examples that are put behind one another: those of a step go into
+            as few micro-batches as best fit finds; None for micro-batches of so many examples.
         part: this rank's examples of each batch: every so many-th, so that all ranks have like lengths. Where a batch
             cannot be divided evenly, a micro-batch may have one example more than `micro_batch_size`.
 
@@ -48,8 +51,10 @@ class BucketedBatches(StatelessSource, Generic[Batch]):
         batch_size: int,
         micro_batch_size: int,
         seed: int,
+        capacity: int | None = None,
         part: Part = WHOLE,
     ) -> None:
+        self._capacity = capacity
         self._lengths = lengths
         self._collate = collate
         self._micro, self._part = micro_batch_size, part
@@ -74,6 +79,10 @@ class BucketedBatches(StatelessSource, Generic[Batch]):
     def batches(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
         indices = self.indices(step)
+        if self._capacity is not None:
+            lengths = self._lengths[indices]
+            rows = divisible(best_fit(lengths, self._capacity), lengths, self._part.count)
+            return [self._collate(indices[row]) for row in rows[self._part.index :: self._part.count]]
         if self._part.count == 1:
             return [self._collate(rows) for rows in parts(indices, self._micro)]
         # As many on every rank.

@@ -62,7 +62,8 @@ class FinetuneConfig(TrainConfig):
     steps: int = Field(default=0, ge=0)
     """Optimizer steps, in place of `epochs`."""
     packing: bool = False
-    """Put the conversations of a micro-batch behind one another, with no padding between them (chat only). None sees
+    """Put the conversations of a micro-batch behind one another, with no padding between them (chat only): those of a
+    step go, by best fit, into as few micro-batches as hold the tokens of `micro_batch_size` longest ones. None sees
     another, so that the loss is the same as without; it is faster where their lengths differ much."""
     z_loss: float = Field(default=0.0, ge=0, le=1)
     """Weight of the squared log of the softmax's denominator, which keeps logits from drifting; 1e-4 is usual, 0 is

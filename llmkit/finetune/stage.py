@@ -95,6 +95,7 @@ def _run(config: FinetuneConfig, context: Context, world: World) -> Outcome:
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch,
         seed=context.seed,
+        capacity=config.micro_batch * int(max(lengths)) if config.packing else None,
         part=world.part,
     )
     resolved = config.resolved(config.steps_for(source.steps_per_epoch))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit.finetune.batches import BucketedBatches, evaluation_indices, pad
+from llmkit.train.contract import Part
 
 
 def make(lengths, batch_size=4, micro=4, seed=0):
@@ -75,3 +76,32 @@ def test_padding_is_on_the_right():
     ids, mask = pad([np.array([5, 6], np.int32), np.array([7], np.int32)], 9)
     assert ids.tolist() == [[5, 6], [7, 9]]
     assert mask.tolist() == [[1, 1], [1, 0]]
+
+
+def test_packed_micro_batches_hold_a_step_by_tokens():
+    lengths = np.random.default_rng(0).integers(1, 100, 320)
+    plain, packed = (
+        BucketedBatches(
+            lengths, lambda indices: indices.tolist(), batch_size=32, micro_batch_size=4, seed=0, capacity=capacity
+        )
+        for capacity in (None, 400)
+    )
+    for step in range(20):
+        batches = packed.batches(step)
+        assert sorted(itertools.chain(*batches)) == sorted(plain.indices(step).tolist())
+        assert max(lengths[batch].sum() for batch in batches) <= 400
+        assert len(batches) <= len(plain.batches(step))
+        by_rank = [
+            BucketedBatches(
+                lengths,
+                lambda indices: indices.tolist(),
+                batch_size=32,
+                micro_batch_size=4,
+                seed=0,
+                capacity=400,
+                part=Part(rank, 3),
+            ).batches(step)
+            for rank in range(3)
+        ]
+        assert len({len(batches) for batches in by_rank}) == 1
+        assert sorted(itertools.chain(*itertools.chain(*by_rank))) == sorted(plain.indices(step).tolist())
