@@ -39,8 +39,25 @@ def test_all_that_is_visible() -> None:
 @pytest.mark.parametrize("by", ["resiliparse", "trafilatura"])
 @pytest.mark.parametrize(
     "markup",
-    ["", "<", "<p", "</", "<!--", "<![CDATA[", "<script>", "&#xffffffff;", "<p " + "a=" * 50 + ">x", "\x00<p>\x00"]
-    + ["<html lang>", "<title>", "<frameset>", "<svg><title>x", "<table><tr><p>x", "<p>&#xd800;</p>", "{json: 1}"],
+    [
+        "",
+        "<",
+        "<p",
+        "</",
+        "<!--",
+        "<![CDATA[",
+        "<script>",
+        "&#xffffffff;",
+        "<p " + "a=" * 50 + ">x",
+        "\x00<p>\x00",
+        "<html lang>",
+        "<title>",
+        "<frameset>",
+        "<svg><title>x",
+        "<table><tr><p>x",
+        "<p>&#xd800;</p>",
+        "{json: 1}",
+    ],
 )
 def test_broken_markup_is_read_as_far_as_it_goes(by: str, markup: str) -> None:
     (page,) = extract([markup.encode()], by=by)
