@@ -12,6 +12,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 """IPv6 addresses that stand for the IPv4 address in their last 32 bits (RFC 6052; RFC 4291, 2.5.5.1)."""
 
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20")))
+"""Networks for special purposes that older Pythons take for public ones (IANA's registries of such)."""
+
 
 class RefusedAddressError(Exception):
     """A name leads to an address that may not be connected to."""
@@ -35,6 +38,8 @@ def is_permitted(address: Address, allowed: Sequence[Network]) -> bool:
             return is_permitted(inner, allowed)
         if address.is_site_local:
             return False
+    if any(address in network for network in _SPECIAL):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved)
 
 

@@ -205,7 +205,7 @@ def _answer(url: str, response: HTTPResponse, limits: Limits) -> Answer:
         return Answer(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))
     if status != 200:
         raise RequestError(
-            "no text" if 300 <= status < 500 else "unreadable",
+            "no text" if 300 <= status < 500 and status not in _TEMPORARY else "unreadable",
             f"HTTP status {status}",
             temporary=status in _TEMPORARY,
             retry_after=_retry_after(response.getheader("Retry-After")),
