@@ -1,5 +1,5 @@
-"""Tokenization in tasks: each turns some row groups of a file of documents into ids, and what it makes depends on them
-and the tokenizer alone. Joined in order, the results are the shards that one process would have written.
+"""Tokenization in tasks: each turns some rows of a file of documents into ids, and what it makes depends on them and
+the tokenizer alone. Joined in order, the results are the shards that one process would have written.
 
 The result of a task is a folder:
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TASK_BYTES = 1 << 23
-"""Text of a task, about; a single row group may have more."""
+"""Text of a task, about."""
 IDS, LENGTHS = "ids.bin", "lengths.npy"
 _BATCH_ROWS = 256
 _BATCH_BYTES = 1 << 20
@@ -52,29 +52,34 @@ def plan_tasks(
 
     metadata = pq.read_metadata(file)
     column = metadata.schema.names.index("text")
+    names = None if sources is None else sorted(sources)
     tasks = []
-    first = size = 0
+    first = size = rows = 0
     for number in range(metadata.num_row_groups):
         size += metadata.row_group(number).column(column).total_uncompressed_size
-        if size >= TASK_BYTES or number == metadata.num_row_groups - 1:
+        rows += metadata.row_group(number).num_rows
+        if size < TASK_BYTES and number < metadata.num_row_groups - 1:
+            continue
+        # Row groups of much text are shared: to read them several times costs little beside what is done with them.
+        parts = max(1, min(rows, size // TASK_BYTES))
+        for part in range(parts):
+            chosen = [rows * part // parts, rows * (part + 1) // parts]
+            groups = [first, number + 1]
             settings = {
-                "documents": digest,
-                "groups": [first, number + 1],
-                "sources": None if sources is None else sorted(sources),
-                "tokenizer": tokenizer_digest,
-            }
+                "documents": digest, "groups": groups, "rows": chosen, "sources": names, "tokenizer": tokenizer_digest,
+            }  # fmt: skip
             tasks.append(
                 Task(
                     "tokenize",
                     f"{__name__}:tokenize",
                     settings,
                     places={"documents": str(file), "tokenizer": str(tokenizer)},
-                    label=f"{file.name}, row groups {first:,} to {number + 1:,}",
+                    label=f"{file.name}, rows {chosen[0]:,} to {chosen[1]:,} from row group {first:,} on",
                     # Other work of as many bytes takes a tenth of the time.
-                    cost=10 * size,
+                    cost=10 * size // parts,
                 )
             )
-            first, size = number + 1, 0
+        first, size, rows = number + 1, 0, 0
     return tasks
 
 
@@ -91,7 +96,8 @@ def tokenize(work: Work) -> Mapping[str, Any]:
     sources: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     lengths: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     with (work.output / IDS).open("wb") as stream:
-        for batch in _batches(work.places["documents"], work.settings["groups"], work.settings["sources"]):
+        settings = work.settings
+        for batch in _batches(work.places["documents"], settings["groups"], settings["rows"], settings["sources"]):
             encoded = [[*ids, *end] for ids in _encode(tokenizer, batch)]
             lengths.append(np.array([len(ids) for ids in encoded], dtype=np.int64))
             for ids, source, size in zip(encoded, batch.sources, batch.sizes, strict=True):
@@ -130,8 +136,10 @@ class _Batch:
     sizes: list[int]
 
 
-def _batches(file: str, groups: Sequence[int], sources: Sequence[str] | None) -> Iterator[_Batch]:
-    """The documents of some row groups, a few at a time."""
+def _batches(
+    file: str, groups: Sequence[int], chosen: Sequence[int], sources: Sequence[str] | None
+) -> Iterator[_Batch]:
+    """The documents of some rows of some row groups, a few at a time."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -142,13 +150,17 @@ def _batches(file: str, groups: Sequence[int], sources: Sequence[str] | None) ->
             missing = [name for name in columns if name not in opened.schema_arrow.names]
             if missing:
                 raise ArtifactError(f"the file has no column `{missing[0]}`.", where=file)
-            for rows in opened.iter_batches(
+            begin, end = chosen
+            for read in opened.iter_batches(
                 _BATCH_ROWS, row_groups=list(range(*groups)), columns=columns, use_threads=False
             ):
-                chosen = rows
+                rows = read.slice(max(begin, 0), max(end - max(begin, 0), 0))
+                begin, end = begin - read.num_rows, end - read.num_rows
                 if sources is not None:
-                    chosen = rows.filter(pc.is_in(rows.column("source"), pa.array(sources, pa.string())))
-                yield from _cut(chosen, pc.binary_length(chosen.column("text")).to_pylist())
+                    rows = rows.filter(pc.is_in(rows.column("source"), pa.array(sources, pa.string())))
+                yield from _cut(rows, pc.binary_length(rows.column("text")).to_pylist())
+                if end <= 0:
+                    break
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(f"the file cannot be read: {error}.", where=file) from None
 

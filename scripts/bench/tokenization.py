@@ -2,12 +2,13 @@
 
     python scripts/bench/tokenization.py [--corpus DIRECTORY --tokenizer DIRECTORY] [--rounds 5] [--json]
 
-By default the text is the standard library's source, and the tokenizer is a byte-level BPE of 16,384 tokens learned
-from a part of it. llmkit starts two processes, reads and decompresses the documents, encodes them, and writes and joins
-shards; all of that counts. `tokenizers` has the texts in memory, and encodes them by two threads of one process in
-batches, with nothing done with the ids: by `encode_batch`, and by `encode_batch_fast`, which leaves out the places of
-tokens in the text. The three take turns. Ratios are the peer's seconds over llmkit's, in the median round; those of
-`.../cpu` are of the processors' time of all processes, which other work on the machine changes less.
+By default the text is Python source of this installation, the standard library first, and the tokenizer is a
+byte-level BPE of 16,384 tokens learned from a part of it. llmkit starts two processes, reads and decompresses the
+documents, encodes them, and writes and joins shards; all of that counts. `tokenizers` has the texts in memory, and
+encodes them by two threads of one process in batches, with nothing done with the ids: by `encode_batch`, and by
+`encode_batch_fast`, which leaves out the places of tokens in the text. The three take turns. Ratios are the peer's
+seconds over llmkit's, in the median round; those of `.../cpu` are of the processors' time of all processes, which other
+work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -41,18 +42,20 @@ BATCH = 1000
 COMPETITORS = ("llmkit", "encode_batch", "encode_batch_fast")
 
 
-def make_inputs(folder: Path) -> tuple[Path, Path]:
-    """Documents and a tokenizer of the standard library's source."""
-    root = Path(sysconfig.get_paths()["stdlib"])
+def make_inputs(folder: Path, size: int) -> tuple[Path, Path]:
+    """Documents of at least `size` bytes, where there are so many, and a tokenizer."""
 
     def documents() -> Iterator[Document]:
-        for file in sorted(root.rglob("*.py")):
-            if "site-packages" not in file.parts:
-                text = file.read_text(encoding="utf-8", errors="ignore")
-                yield Document(document_id(text), text, "library", file.relative_to(root).as_posix())
+        left = size
+        for root in map(Path, (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"])):
+            for file in sorted(root.rglob("*.py")):
+                if left > 0 and "site-packages" not in file.relative_to(root).parts:
+                    text = file.read_text(encoding="utf-8", errors="ignore")
+                    left -= len(text.encode())
+                    yield Document(document_id(text), text, "library", file.relative_to(root).as_posix())
 
     write_documents(folder / "corpus", documents())
-    texts = list(read_texts(folder / "corpus"))[::8]
+    texts = list(read_texts(folder / "corpus"))[::16]
     Tokenizer(train_bpe(lambda: texts, vocab_size=16_384), bpe_settings(None)).save(folder / "tokenizer")
     return folder / "corpus", folder / "tokenizer"
 
@@ -107,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=COMPETITORS, help=argparse.SUPPRESS)
@@ -119,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         corpus, tokenizer = options.corpus, options.tokenizer
         if corpus is None or tokenizer is None:
-            corpus, tokenizer = make_inputs(Path(scratch))
+            corpus, tokenizer = make_inputs(Path(scratch), options.megabytes * 10**6)
         for number in range(options.rounds):
             for name in COMPETITORS:
                 folder = Path(scratch) / f"{name}-{number}"

@@ -29,8 +29,8 @@ def texts(count: int) -> list[str]:
     return ["abc é\n"[: generator.integers(7)] * int(generator.integers(1, 40)) for _ in range(count)]
 
 
-def make_corpus(folder: Path, count: int = 60) -> list[str]:
-    """Documents of two sources by turns, in files of 25 rows and row groups of 5."""
+def make_corpus(folder: Path, count: int = 60, group: int = 5) -> list[str]:
+    """Documents of two sources by turns, in files of 25 rows and row groups of a few."""
     written = texts(count)
     documents = [
         Document(document_id(text), text, "ab"[number % 2], f"p{number}", split="test" if number % 20 == 0 else "train")
@@ -38,7 +38,7 @@ def make_corpus(folder: Path, count: int = 60) -> list[str]:
     ]
     write_documents(folder, documents, rows_per_file=25)
     for file in folder.glob("documents/*.parquet"):
-        pq.write_table(pq.read_table(file), file, row_group_size=5)
+        pq.write_table(pq.read_table(file), file, row_group_size=group)
     return written
 
 
@@ -87,8 +87,11 @@ def byte_characters() -> list[str]:
 
 
 @pytest.mark.usefixtures("small_tasks")
-def test_tasks_join_to_what_one_writer_makes(tmp_path: Path) -> None:
-    written = make_corpus(tmp_path / "corpus")
+@pytest.mark.parametrize("group", [1, 5, 1000])
+def test_tasks_join_to_what_one_writer_makes(tmp_path: Path, group: int) -> None:
+    written = make_corpus(tmp_path / "corpus", group=group)
+    (file, *_) = sorted((tmp_path / "corpus/documents").glob("train-*"))
+    assert len(plan_tasks(file, "", tmp_path, "", None)) > 3
     made = run(tmp_path, "tokens")
     expected = expected_shards(tmp_path, written, "train") | expected_shards(tmp_path, written, "test")
     assert {name: data for name, data in made.items() if name[:4] in ("trai", "test")} == expected
