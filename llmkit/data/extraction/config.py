@@ -14,7 +14,7 @@ class ExtractionConfig(Config):
 
     by: Literal["resiliparse", "trafilatura"] = "resiliparse"
     """What extracts: `resiliparse` (fast), or `trafilatura`, which is careful about what belongs to the article and
-    takes some fifty times as long."""
+    takes some twenty times as long."""
     part: Literal["main", "all"] = "main"
     """The main text, without menus, footers and the like; or `all` that is visible (resiliparse only)."""
     seconds: float = Field(default=10.0, gt=0)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from typing import Any
 from urllib.parse import urlsplit
@@ -126,7 +127,7 @@ def _get(url: str, limits: Limits, deadline: float) -> Answer:
     host = parts.hostname or ""
     with closing(_connect(host, port_of(parts), limits, deadline)) as raw:
         raw.settimeout(_left(deadline))
-        link = ssl.create_default_context().wrap_socket(raw, server_hostname=host) if parts.scheme == "https" else raw
+        link = _tls().wrap_socket(raw, server_hostname=host) if parts.scheme == "https" else raw
         with closing(link):
             connection = HTTPConnection(host, port_of(parts))
             connection.sock = _TimedSocket(link, deadline)
@@ -141,6 +142,12 @@ def _get(url: str, limits: Limits, deadline: float) -> Answer:
             connection.request("GET", path, headers=headers)
             with closing(connection.getresponse()) as response:
                 return _answer(url, response, limits)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """The certificates of this machine, which take a while to load."""
+    return ssl.create_default_context()
 
 
 def _connect(host: str, port: int, limits: Limits, deadline: float) -> socket.socket:

@@ -53,6 +53,7 @@ PAGES: dict[str, tuple[Reply, str | None, str]] = {
     "redirect to a script": (redirect("javascript:alert(1)"), "malformed", "does not begin with http"),
     "redirect with a password": (redirect("http://me:secret@127.0.1.1:{port}/"), "malformed", "or a password"),
     "redirect to a port out of range": (redirect("http://127.0.1.1:99999/"), "malformed", "it is no URL"),
+    "redirect to encryption that is none": (redirect("https://127.0.1.1:{port}/page"), "refused", "cannot be read (no"),
     "redirect to nothing": (answer(status="302 Found"), "no text", "HTTP status 302"),
     "redirect to a very long URL": (redirect("/" + "x" * 20_000), "malformed", "longer than 8,192"),
     "redirect to itself": (redirect("/page"), "no text", "go round in a circle"),
