@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from local_server import LocalServer, Reply, answer, local_server, redirect
@@ -15,8 +16,10 @@ from local_server import LocalServer, Reply, answer, local_server, redirect
 from llmkit.data.sources.base import Broken, Record, read_all
 from llmkit.data.sources.config import WebSource
 from llmkit.data.sources.web import WebReader
+from llmkit.data.web.addresses import networks
+from llmkit.data.web.request import Answer, Limits, RequestError, get
 
-SECONDS = 2.0
+SECONDS = 3.0
 GOOD = "<html><body><main><p>A page like any other, with a sentence in it.</p></main></body></html>"
 TEXT = "A page like any other, with a sentence in it."
 
@@ -64,12 +67,12 @@ PAGES: dict[str, tuple[Reply, str | None, str]] = {
         "too large",
         "longer than 104,858 bytes",
     ),
-    "body that drips": (endless(HEAD + b"\r\n", b"x", 0.05), "limits", "no whole answer in 2 s"),
-    "headers that drip": (endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.05), "limits", "no whole answer in 2 s"),
+    "body that drips": (endless(HEAD + b"\r\n", b"x", 0.05), "limits", "no whole answer in 3 s"),
+    "headers that drip": (endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.05), "limits", "no whole answer in 3 s"),
     "headers without end": (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), "unreadable", "more than 100 headers"),
     "a header without end": (endless(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 4096), "unreadable", "LineTooLong"),
     "continue without end": (endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01), "limits", "no whole answer"),
-    "silence": (silence, "limits", "no whole answer in 2 s"),
+    "silence": (silence, "limits", "no whole answer in 3 s"),
     "closed at once": (b"", "unreadable", "RemoteDisconnected"),
     "not HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "unreadable", "BadStatusLine"),
     "an impossible status": (b"HTTP/1.1 9999999 X\r\n\r\n", "unreadable", "BadStatusLine"),
@@ -242,3 +245,42 @@ def test_names_that_lead_elsewhere_later(
     assert expected in record.detail
     assert record.reason == "refused"
     assert "rebound.test/good" not in server.paths()
+
+
+def mutated(random: Random, reply: bytes) -> bytes:
+    """A reply with a few changes: bytes that are others, pieces that are gone, doubled or put in."""
+    data = bytearray(reply)
+    pieces = [b"\r\n", b"\n", b"\0", b"\xff", b":", b"-1", b"9" * 30, b"gzip", b"chunked", b"charset*=utf-8''%ff"]
+    for _ in range(random.choice([1, 1, 2, 4, 10])):
+        start = random.randrange(len(data))
+        change = random.randrange(4)
+        if change == 0:
+            data[start] = random.randrange(256)
+        elif change == 1:
+            data[start:start] = random.choice(pieces)
+        elif change == 2 and len(data) > 40:
+            del data[start : start + random.randrange(1, 20)]
+        else:
+            data[start:start] = data[start : start + 30]
+    return bytes(data)
+
+
+def test_answers_with_random_damage(server: LocalServer) -> None:
+    random = Random(5)
+    replies = [
+        answer(GOOD, Last_Modified="Wed, 01 May 2024 10:00:00 GMT"),
+        answer(ZIPPED, Content_Encoding="gzip"),
+        redirect("http://a.example/c?d#e"),
+        CHUNKED + b"5\r\nhello\r\n5;x=y\r\nworld\r\n0\r\nTrailer: x\r\n\r\n",
+        answer("x", status="429 No", Retry_After="Wed, 99 May 2024 10:00:00 GMT"),
+    ]
+    limits = Limits(SECONDS, 100_000, ["text/html"], networks(["127.0.1.0/24"]), "test")
+    outcomes = {"answers": 0, "errors": 0}
+    for _ in range(300):
+        server.replies["/damaged"] = mutated(random, random.choice(replies))
+        try:
+            assert isinstance(get(f"http://127.0.1.1:{server.port}/damaged", limits), Answer)
+            outcomes["answers"] += 1
+        except RequestError:
+            outcomes["errors"] += 1
+    assert min(outcomes.values()) > 50

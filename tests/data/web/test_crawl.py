@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +290,41 @@ def test_checks(tmp_path: Path) -> None:
 def test_settings_that_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"contact|agent|allow_addresses"):
         WebSource.model_validate({"urls": ["http://a.example/"], **settings})
+
+
+def test_sitemaps_that_lead_on_and_on(server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def index(*paths: str) -> bytes:
+        return answer(f"<sitemapindex>{''.join(f'<loc>{at(server, path)}</loc>' for path in paths)}</sitemapindex>")
+
+    server.replies |= {f"/deep{level}": index(f"/deep{level + 1}") for level in range(5)}
+    server.replies["/wide"] = index(*(f"/empty{number}" for number in range(50)))
+    server.replies |= {f"/empty{number}": answer("<urlset></urlset>") for number in range(50)}
+    deep = texts(read(source(server, tmp_path, [], sitemaps=[at(server, "/deep0")])))
+    assert deep == ["malformed: a sitemap below 3 indexes is not read"]
+    assert server.paths()[1:] == [f"127.0.0.1/deep{level}" for level in range(3)]
+    monkeypatch.setattr("llmkit.data.sources.web._SITEMAPS", 10)
+    wide = texts(read(source(server, tmp_path, [], sitemaps=[at(server, "/wide")])))
+    assert wide[:9] == ["malformed: the sitemap cannot be read: it is no sitemap, or one that lists nothing"] * 9
+    assert wide[9:] == ["malformed: only 10 sitemaps are read; this one and what follows is not"]
+    assert len(server.requests) == 14
+
+
+def test_two_crawls_into_one_cache(server: LocalServer, tmp_path: Path) -> None:
+    """The second waits for the first, and then finds its pages."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def reply(link: socket.socket) -> None:
+        held.set()
+        go_on.wait(20)
+        link.sendall(page("A."))
+
+    server.replies |= {"/a": reply, "/b": page("B.")}
+    config = source(server, tmp_path, ["/a", "/b"])
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(read, config)
+        assert held.wait(20)
+        second = pool.submit(read, config)
+        time.sleep(0.3)
+        go_on.set()
+        assert texts(first.result()) == texts(second.result()) == ["A.", "B."]
+    assert len(server.requests) == 3
