@@ -61,7 +61,7 @@ def plan_tasks(
         if size < TASK_BYTES and number < metadata.num_row_groups - 1:
             continue
         # Row groups of much text are shared: to read them several times costs little beside what is done with them.
-        parts = max(1, min(rows, size // TASK_BYTES))
+        parts = max(1, min(rows, round(size / TASK_BYTES)))
         for part in range(parts):
             chosen = [rows * part // parts, rows * (part + 1) // parts]
             groups = [first, number + 1]
