@@ -37,3 +37,11 @@ def misbehave(what: Any) -> Any:
         # 40 MB that stay: a process with 100 MB has no room for a third.
         _seen.append(bytearray(40_000_000))
     return what, os.getpid()
+
+
+def work(seconds: float) -> str:
+    """Compute for some time."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return f"worked {seconds} s"

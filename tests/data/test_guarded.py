@@ -83,3 +83,9 @@ def test_a_process_shares_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared_guard("guarded_functions:double", seconds=1, megabytes=100) is first
     assert list(first.map(range(70))) == [2 * number for number in range(70)]
     first.close()
+
+
+def test_slow_calls_among_quick_ones_have_all_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    with Guarded("guarded_functions:work", seconds=20, megabytes=100) as guard:
+        assert list(guard.map([0.0, 0.8, 0.0])) == ["worked 0.0 s", "worked 0.8 s", "worked 0.0 s"]

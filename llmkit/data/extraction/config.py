@@ -17,7 +17,7 @@ class ExtractionConfig(Config):
     takes some twenty times as long."""
     part: Literal["main", "all"] = "main"
     """The main text, without menus, footers and the like; or `all` that is visible (resiliparse only)."""
-    seconds: float = Field(default=10.0, gt=0)
+    seconds: float = Field(default=5.0, gt=0)
     """Computing time that a page may take."""
     megabytes: int = Field(default=1024, ge=64)
     """Memory that a page may take, in MiB."""
