@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from llmkit.config.base import Config
 
@@ -21,3 +22,9 @@ class ExtractionConfig(Config):
     """Computing time that a page may take."""
     megabytes: int = Field(default=1024, ge=64)
     """Memory that a page may take, in MiB."""
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.by == "trafilatura" and self.part == "all":
+            raise PydanticCustomError("part", "trafilatura finds the main text alone; set `part` to `main`")
+        return self

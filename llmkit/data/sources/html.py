@@ -80,10 +80,8 @@ def page_record(source: SourceConfig, opened: OpenedPage, found: Page | Unreadab
 
 
 def check_extraction(config: ExtractionConfig) -> Iterator[Finding]:
-    """A finding where a library is missing, or settings do not go together."""
+    """A finding where a library is missing."""
     missing = missing_library(config)
     if missing is not None:
         message = f"extracting the text of web pages needs {missing}, which is not installed."
         yield Finding(message, key="extraction.by", hint="pip install 'llmkit[web]'")
-    if config.by == "trafilatura" and config.part == "all":
-        yield Finding("trafilatura finds the main text alone.", key="extraction.part", hint="Set it to `main`.")

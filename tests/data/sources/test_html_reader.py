@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from llmkit.data.sources.base import Broken, Record, read_all
 from llmkit.data.sources.config import HtmlSource
 from llmkit.data.sources.html import HtmlReader
+from llmkit.errors import MissingDependencyError
 from llmkit.store.documents import Document
 
 
@@ -48,8 +50,16 @@ def test_language_and_title(tmp_path: Path) -> None:
     assert a.language == "en"
 
 
-def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
+def test_settings_that_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match="trafilatura finds the main text alone"):
+        HtmlSource.model_validate({"files": ["a"], "extraction": {"by": "trafilatura", "part": "all"}})
+
+
+def test_a_missing_library_is_told_before_and_during(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.html").write_text("<p>x")
-    source = HtmlSource.model_validate({"files": [str(tmp_path)], "extraction": {"by": "trafilatura", "part": "all"}})
+    monkeypatch.setitem(sys.modules, "trafilatura", None)
+    source = HtmlSource.model_validate({"files": [str(tmp_path)], "extraction": {"by": "trafilatura"}})
     (finding,) = HtmlReader(source).check()
-    assert finding.key == "extraction.part"
+    assert (finding.key, finding.hint) == ("extraction.by", "pip install 'llmkit[web]'")
+    with pytest.raises(MissingDependencyError, match="needs trafilatura"):
+        list(read_all(HtmlReader(source)))
