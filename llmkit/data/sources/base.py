@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from llmkit.config.base import Finding
@@ -12,13 +13,14 @@ from llmkit.data.sources.files import SourceFile
 from llmkit.store.documents import Document, document_id
 from llmkit.store.files import sha256_json
 
-Reason = Literal["malformed", "encoding", "unreadable", "too large", "no text", "limits"]
-"""Why a record is no document: it breaks the rules of its format; its bytes are not valid in their encoding; its file is
-cut off or damaged; it is larger than is read; it holds no text (a picture, a scanned page, an answer that there is no
-such page); reading it took too much time or memory."""
+Reason = Literal["malformed", "encoding", "unreadable", "too large", "no text", "limits", "refused"]
+"""Why a record is no document: it breaks the rules of its format; its bytes are not valid in their encoding; its file
+is cut off or damaged; it is larger than is read; it holds no text (a picture, a scanned page, an answer that there is
+no such page); reading it took too much time or memory; robots.txt forbids it, or its address is a private one."""
 
 _COPY_CHARACTERS = 4096
-_SLICE_BYTES = 1 << 26
+SLICE_BYTES = 1 << 26
+"""Of one part of a source: some seconds of work, so that a run that was killed has lost little."""
 _FILE_BYTES = 1 << 10
 """What opening a file costs, in bytes read."""
 
@@ -99,18 +101,37 @@ def read_all(reader: Reader) -> Iterator[Record]:
         yield from reader.read(piece)
 
 
-def file_slices(files: Iterable[SourceFile]) -> list[Slice]:
-    """Slices of whole files: neighbours together up to some size, so that many small files are few tasks."""
-    groups: list[list[SourceFile]] = []
+def file_slices(
+    files: Iterable[SourceFile], bounds: Callable[[SourceFile], Sequence[int]] | None = None
+) -> list[Slice]:
+    """Slices of files: small neighbours together up to some size, so that many small files are few tasks.
+
+    Args:
+        files: the files.
+        bounds: where a file larger than a slice can be cut, its two ends included, in units of the reader; None where
+            files are read whole.
+    """
+    found: list[Slice] = []
+    group: list[SourceFile] = []
     room = 0
     for file in files:
+        cuts = bounds(file) if bounds is not None and file.size > SLICE_BYTES else ()
         size = file.size + _FILE_BYTES
-        if not groups or size > room:
-            groups.append([])
-            room = _SLICE_BYTES
-        groups[-1].append(file)
+        if group and (size > room or len(cuts) > 2):
+            found.append(_whole_files(group))
+            group = []
+        if len(cuts) > 2:
+            found += [_part(file, begin, end) for begin, end in pairwise(cuts)]
+            continue
+        if not group:
+            room = SLICE_BYTES
+        group.append(file)
         room -= size
-    return [_whole_files(group) for group in groups]
+    return [*found, _whole_files(group)] if group else found
+
+
+def _part(file: SourceFile, begin: int, end: int) -> Slice:
+    return Slice(f"{file.name}, {begin:,} to {end:,}", (file,), begin, end, version_of([file]))
 
 
 def _whole_files(files: list[SourceFile]) -> Slice:
@@ -128,7 +149,7 @@ def make_record(source: SourceConfig, text: str, path: str, metadata: Mapping[st
     for value in (text, *metadata.values()):
         problem = surrogate_problem(value)
         if problem:
-            return Broken(source.label, path, problem, readable_copy(text))
+            return Broken(source.label, path, problem, readable_copy(text), "encoding")
     return Document("", text, source.label, path, source.license, source.language, metadata)
 
 

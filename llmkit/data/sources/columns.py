@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmkit.config.base import Finding, nearest
 from llmkit.data.sources.base import Broken, Record, make_record, readable_copy
-from llmkit.data.sources.config import Columns, CsvSource, DatasetSource, JsonlSource, ParquetSource
+from llmkit.data.sources.config import ArrowSource, Columns, CsvSource, DatasetSource, JsonlSource, ParquetSource
 
-RowSource = JsonlSource | CsvSource | ParquetSource | DatasetSource
+RowSource = JsonlSource | CsvSource | ParquetSource | ArrowSource | DatasetSource
 
 
 def row_record(source: RowSource, row: Mapping[str, Any], path: str, place: str) -> Record:
@@ -20,7 +21,8 @@ def row_record(source: RowSource, row: Mapping[str, Any], path: str, place: str)
         source: settings of the source, which name the columns.
         row: values by column.
         path: file inside the source.
-        place: place of the row in the file ("line 7"), for messages and, behind a colon, for the document's path.
+        place: place of the row in the file, for messages and the document's path: "line 7" is `file:7` there,
+            "byte 4096" is `file@4096`.
     """
     text = row.get(source.text)
     if not isinstance(text, str):
@@ -32,10 +34,14 @@ def row_record(source: RowSource, row: Mapping[str, Any], path: str, place: str)
     metadata = {name: as_text(row[name]) for name in names if row.get(name) is not None}
     if source.id and source.id in metadata:
         metadata["id"] = metadata.pop(source.id)
-    record = make_record(source, text, f"{path}:{place.rpartition(' ')[2]}", metadata)
-    return (
-        Broken(record.source, path, f"{place}: {record.detail}", record.text) if isinstance(record, Broken) else record
-    )
+    record = make_record(source, text, row_path(path, place), metadata)
+    return replace(record, path=path, detail=f"{place}: {record.detail}") if isinstance(record, Broken) else record
+
+
+def row_path(path: str, place: str) -> str:
+    """The path of a row's document: the file with the line or row, or with the byte at which it begins."""
+    unit, _, number = place.rpartition(" ")
+    return f"{path}@{number}" if unit == "byte" else f"{path}:{number}"
 
 
 def as_text(value: Any) -> str:

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, Protocol, cast
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _INPUT_BYTES = 1 << 17
 _BUFFER_BYTES = 1 << 18
+_STEP_BYTES = 1 << 12
+"""The decoder of zstd keeps none of a step in which it meets damage."""
 _XZ_BYTES = 1 << 28
 """Memory that an xz file may ask for; `xz -9` asks for 65 MiB."""
 _FREE_BYTES = 1 << 26
@@ -161,6 +163,7 @@ class _Zstd(io.RawIOBase):
         self._stream = _Counted(stream)
         self._decoded = pa.CompressedInputStream(pa.PythonFile(self._stream, mode="r"), "zstd")
         self._produced = 0
+        self._damage: OSError | None = None
 
     def readable(self) -> bool:
         return True
@@ -173,12 +176,28 @@ class _Zstd(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = self._decoded.read(min(len(view), _BUFFER_BYTES))
+        data = self._some(len(view))
         self._produced += len(data)
         if self._produced > _FREE_BYTES + _MOST_TIMES * self._stream.count:
             raise ExpansionError(_expands(self._produced))
         view[: len(data)] = data
         return len(data)
+
+
+    def _some(self, room: int) -> bytes:
+        """As much as there is room for; what came before damage is given before it raises."""
+        if self._damage is not None:
+            raise self._damage
+        pieces: list[bytes] = []
+        try:
+            while room > 0 and (piece := self._decoded.read(min(room, _STEP_BYTES))):
+                pieces.append(piece)
+                room -= len(piece)
+        except OSError as error:
+            if not pieces:
+                raise
+            self._damage = error
+        return b"".join(pieces)
 
 
 class _Counted(io.RawIOBase):

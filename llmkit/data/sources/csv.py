@@ -4,85 +4,108 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from llmkit.config.base import Finding
-from llmkit.data.sources.base import Broken, Record, Slice, file_slices, readable_copy, surrogate_problem
-from llmkit.data.sources.columns import check_columns, row_record
-from llmkit.data.sources.config import CsvSource
-from llmkit.data.sources.files import READ_ERRORS, SourceFile, check_files, ending_of, find_files, open_text
-
-_ENDINGS = (".csv", ".tsv")
-# The default of the csv module, 131,072 characters, is less than a long article.
-_CELL_CHARACTERS = 1 << 26
+from llmkit.data.sources.base import Broken, Slice, file_slices, readable_copy, surrogate_problem
+from llmkit.data.sources.files import READ_ERRORS, SourceFile, ending_of
+from llmkit.data.sources.lines import lines
+from llmkit.data.sources.tables import Row, TableForm
 
 
-class CsvReader:
-    """Reads each row below the first, which names the columns, as one document; blank rows are no records."""
+class _RowError(csv.Error):
+    """A row is larger than is read."""
 
-    def __init__(self, config: CsvSource) -> None:
-        self._config = config
 
-    def check(self) -> Iterator[Finding]:
-        """Patterns that mean no file, and columns that the first file does not have."""
-        missing = list(check_files(self._config.files, _ENDINGS))
-        yield from missing
-        if not missing:
-            file = find_files(self._config.files, _ENDINGS)[0]
-            first = next(self._rows(file), None)
-            if isinstance(first, Broken):
-                yield Finding(f"`{file.name}`: {first.detail}.", key="files")
-            else:
-                yield from check_columns(self._config, first[1] if first else (), f"`{file.name}`")
+class _Lines:
+    """Lines for the csv module. What raises here ends a row, and the next one is read."""
 
-    def slices(self) -> list[Slice]:
-        """Files together up to some size."""
-        return file_slices(find_files(self._config.files, _ENDINGS))
+    def __init__(self, file: SourceFile, form: TableForm) -> None:
+        self._lines = lines(file, form.encoding, form.max_bytes)
+        self._room = self._most = form.max_bytes
+        self.number = 0
 
-    def read(self, piece: Slice) -> Iterator[Record]:
-        """A record for each row that is not blank."""
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        _, line = next(self._lines)
+        self.number += 1
+        self._room -= 0 if line is None else len(line)
+        if line is None or self._room < 0:
+            raise _RowError(f"the row is longer than {self._most:,} bytes")
+        return line.decode("utf-8", "surrogateescape") + "\n"
+
+    def new_row(self) -> None:
+        """The lines that follow belong to another row."""
+        self._room = self._most
+
+
+class CsvTable:
+    """Each row below the first, which names the columns; blank rows are none."""
+
+    endings = (".csv", ".tsv")
+    every_row = True
+
+    def __init__(self, form: TableForm) -> None:
+        self._form = form
+
+    def slices(self, files: Iterable[SourceFile]) -> list[Slice]:
+        """Whole files: whether a line break ends a row is known only by what comes before it."""
+        return file_slices(files)
+
+    def columns(self, file: SourceFile) -> Sequence[str] | Broken | None:
+        """The first row."""
+        first = next(self._cells(file), None)
+        return first if first is None or isinstance(first, Broken) else first[1]
+
+    def rows(self, piece: Slice) -> Iterator[Row | Broken]:
+        """A row for each that is not blank."""
         for file in piece.files:
-            rows = self._rows(file)
+            rows = self._cells(file)
             names = next(rows, None)
             if isinstance(names, Broken):
                 yield replace(names, detail=f"the file's first row, with the names, cannot be read: {names.detail}")
             elif names is not None:
                 for row in rows:
-                    yield row if isinstance(row, Broken) else self._record(file, names[1], *row)
+                    yield row if isinstance(row, Broken) else self._row(file, names[1], *row)
 
-    def _record(self, file: SourceFile, names: Sequence[str], line: int, cells: Sequence[str]) -> Record:
+    def _row(self, file: SourceFile, names: Sequence[str], line: int, cells: Sequence[str]) -> Row | Broken:
         place = f"line {line}"
         if len(cells) != len(names):
             detail = f"{place}: {len(cells)} cells where the first row has {len(names)}"
-            return Broken(self._config.label, file.name, detail, _copy(cells))
-        return row_record(self._config, dict(zip(names, cells, strict=True)), file.name, place)
+            return Broken(self._form.label, file.name, detail, _copy(cells))
+        return Row(file.name, place, dict(zip(names, cells, strict=True)))
 
-    def _rows(self, file: SourceFile) -> Iterator[tuple[int, list[str]] | Broken]:
+    def _cells(self, file: SourceFile) -> Iterator[tuple[int, list[str]] | Broken]:
         """Cells of each row with the line on which it starts; the first row is that of the names."""
-        csv.field_size_limit(_CELL_CHARACTERS)
-        delimiter = self._config.delimiter or ("\t" if ending_of(file.name) == ".tsv" else ",")
+        label = self._form.label
+        # The module's default of 128 KiB is less than a long article; rows are bounded by their lines.
+        csv.field_size_limit(max(csv.field_size_limit(), self._form.max_bytes))
+        delimiter = self._form.delimiter or ("\t" if ending_of(file.name) == ".tsv" else ",")
+        source = _Lines(file, self._form)
+        rows = csv.reader(source, delimiter=delimiter, strict=True)
         line = 0
         try:
-            with open_text(file.path, self._config.encoding) as stream:
-                rows = csv.reader(stream, delimiter=delimiter, strict=True)
-                while True:
-                    line = rows.line_num + 1
-                    try:
-                        cells = next(rows)
-                    except StopIteration:
-                        return
-                    except csv.Error as error:
-                        yield Broken(self._config.label, file.name, f"line {line}: {error}")
-                        continue
-                    problem = surrogate_problem("".join(cells))
-                    if problem is not None:
-                        yield Broken(self._config.label, file.name, f"line {line}: {problem}", _copy(cells))
-                    elif cells:
-                        yield line, cells
+            while True:
+                line = source.number + 1
+                source.new_row()
+                try:
+                    cells = next(rows)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    reason = "too large" if isinstance(error, _RowError) else "malformed"
+                    yield Broken(label, file.name, f"line {line}: {error}", reason=reason)
+                    continue
+                problem = surrogate_problem("".join(cells))
+                if problem is not None:
+                    yield Broken(label, file.name, f"line {line}: {problem}", _copy(cells), "encoding")
+                elif cells:
+                    yield line, cells
         except READ_ERRORS as error:
             detail = f"after line {max(line - 1, 0)}: the file cannot be read on: {error}"
-            yield Broken(self._config.label, file.name, detail)
+            yield Broken(label, file.name, detail, reason="unreadable")
 
 
 def _copy(cells: Sequence[str]) -> str:
