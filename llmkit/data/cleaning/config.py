@@ -9,6 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from llmkit.config.base import Config
 
+WordRules = Literal["english", "general"]
+
 
 class UnicodeConfig(Config):
     """Unicode clean-up; changes texts and drops none."""
@@ -61,5 +63,3 @@ class CleaningConfig(Config):
     """Limits of length."""
     repetition: RepetitionConfig | None = RepetitionConfig()
     """Limits of repetition."""
-    exact_duplicates: bool = True
-    """Drop a document whose text, differences in white space aside, has come before in this or an earlier source."""

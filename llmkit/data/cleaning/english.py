@@ -1,4 +1,4 @@
-"""English words that the general rules of `words` would cut wrongly, or that are two words in one.
+"""English words that the general rules of `word_rules` would cut wrongly, or that are two words in one.
 
 The set is the one that spaCy's English rules have, so that words are counted as the filters of other tools count them.
 """

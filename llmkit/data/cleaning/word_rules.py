@@ -27,6 +27,8 @@ _UNITS = """
 """
 _UNIT_CHARACTERS = 8
 _URL_CHARACTERS = 2000
+_PLAIN = re.compile(r"([(\"\[{]?)([A-Za-z]*[a-z]{3})([.,;:!?)\]}\"]?)")
+"""A word with no more than one sign on either side: most runs, and what the rules do to them needs no looking for."""
 _SYMBOLS = range(0xA0, 0x1FB00)
 _IDEOGRAPHS = 0x20000
 """From here on there are only characters that are neither upper nor lower case."""
@@ -62,13 +64,15 @@ class _Characters:
         self.upper = re.compile(f"[{upper}]").match
         self.unit = re.compile(f"(?<=[0-9])(?:{'|'.join(map(re.escape, _UNITS.split()))})$").search
         self.unit_ends = frozenset(unit[-1] for unit in _UNITS.split())
+        # One class first and what stands around it then: so the search skips to the few places where anything can be.
         self.inside = re.compile(
-            rf"\.\.+|…|[{icons}]"
-            r"|(?<=[0-9])[+\-*^](?=[0-9-])"
-            rf"|(?<=[{lower}{quotes}])\.(?=[{upper}{quotes}])"
-            rf"|(?<={letter}),(?={letter})"
-            rf"|(?<={letter}|[0-9])(?:-|–|—|--|---|——|~)(?={letter})"
-            rf"|(?<={letter}|[0-9])[:<>=/](?={letter})"
+            rf"[.…{icons}+*^,–—~:<>=/-](?:"
+            rf"(?<=\.)\.+|(?<=[…{icons}])"
+            r"|(?<=[0-9][+*^-])(?=[0-9-])"
+            rf"|(?<=[{lower}{quotes}]\.)(?=[{upper}{quotes}])"
+            rf"|(?<={letter},)(?={letter})"
+            rf"|(?<=[^\W_][-–—~])(?={letter})|(?<=[^\W_]-)-{{1,2}}(?={letter})|(?<=[^\W_]—)—(?={letter})"
+            rf"|(?<=[^\W_][:<>=/])(?={letter}))"
         ).finditer
         byte = r"(?:1?\d{1,2}|2[0-4]\d|25[0-5])"
         self.url = re.compile(
@@ -116,6 +120,9 @@ class Rules:
             return exception
         if run.isalpha():
             return (run,)
+        plain = _PLAIN.fullmatch(run)
+        if plain is not None and plain[2] not in self._exceptions and plain[2] + "." not in self._exceptions:
+            return [part for part in plain.groups() if part]
         pieces = self._cut(run)
         return self._together(pieces) if len(pieces) > 1 else pieces
 

@@ -1,0 +1,260 @@
+"""The words of whole batches of texts as arrays.
+
+Every run of characters between white space is looked up in a dictionary; only runs that are new go through the rules.
+Everything about a word is a function of its characters, so what has gone through the dictionary before changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.data.cleaning.config import WordRules
+from llmkit.data.cleaning.english import english_exceptions, general_exceptions
+from llmkit.data.cleaning.terminals import SENTENCE_ENDS, SYMBOLS
+from llmkit.data.cleaning.word_rules import Rules
+from llmkit.store.documents import Document
+
+SYMBOL, ALPHABETIC, ENDS_SENTENCE, PUNCTUATION = 1, 2, 4, 8
+"""What may hold of a word: only symbols in it; a letter in it; a sign that ends sentences; only punctuation in it."""
+
+Hashes = NDArray[np.uint64]
+Counts = NDArray[np.int64]
+
+_BASE = 0x9E3779B97F4A7C15
+_RUNS = 1 << 20
+_CHARACTERS = 1 << 20
+_SPACE = re.compile(r"\s")
+
+
+@dataclass
+class WordBatch:
+    """The words of some texts, one text behind another.
+
+    Args:
+        numbers: of each word in the lexicon, [words]; they hold until the next batch is cut.
+        starts: the first word of each text, and the number of words behind them, [texts + 1].
+        lexicon: which knows the words by their numbers.
+    """
+
+    numbers: NDArray[np.int32]
+    starts: Counts
+    lexicon: Lexicon
+
+    @cached_property
+    def counts(self) -> Counts:
+        """How many words each text has, [texts]."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def texts(self) -> NDArray[np.int64]:
+        """Which text each word is of, [words]."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Characters of each word, [words]."""
+        return self.lexicon.lengths[self.numbers]
+
+    @cached_property
+    def flags(self) -> NDArray[np.uint8]:
+        """What holds of each word, [words]."""
+        return self.lexicon.flags[self.numbers]
+
+    def sum(self, values: NDArray[Any]) -> Counts:
+        """Sum over the words of each text of a value for each word, [texts]."""
+        sums = np.zeros(len(values) + 1, np.int64)
+        np.cumsum(values, out=sums[1:])
+        return np.diff(sums[self.starts])
+
+    def having(self, flag: int) -> Counts:
+        """How many words of each text have a flag, [texts]."""
+        return self.sum((self.flags & flag) != 0)
+
+    def different(self, words: Sequence[str]) -> Counts:
+        """How many of the words given each text has, each counted once, [texts]."""
+        column = np.full(len(self.lexicon.lengths), -1, np.int16)
+        for index, word in enumerate(words):
+            number = self.lexicon.number(word)
+            if number is not None:
+                column[number] = index
+        which = column[self.numbers]
+        hits = np.flatnonzero(which >= 0)
+        found = np.zeros((len(self.counts), len(words)), bool)
+        found[self.texts[hits], which[hits]] = True
+        return found.sum(1).astype(np.int64)
+
+
+class Lexicon:
+    """Runs of characters and the words that they are cut into, in order of appearance.
+
+    Args:
+        rules: which cut runs.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self.runs = _Runs(self._add_run)
+        self._rules = rules
+        self._words: dict[str, int] = {}
+        self._starts = array("q", [0])
+        self._pieces = array("i")
+        self._lengths = array("q")
+        self._flags = array("B")
+        self._new: list[str] = []
+        self._hashes = np.zeros(0, np.uint64)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Characters by word number."""
+        return np.array(self._lengths, np.int64)
+
+    @property
+    def flags(self) -> NDArray[np.uint8]:
+        """Flags by word number."""
+        return np.array(self._flags, np.uint8)
+
+    @property
+    def hashes(self) -> Hashes:
+        """By word number: the polynomial modulo 2^64 in an odd base whose coefficients are the characters."""
+        if self._new:
+            self._hashes = np.concatenate([self._hashes, _hashes(self._new)])
+            self._new = []
+        return self._hashes
+
+    @property
+    def powers(self) -> Hashes:
+        """By word number: the base to the power of the word's length, by which the hash of what stands before the
+        word is multiplied to get that of both put together."""
+        lengths = self.lengths
+        return _powers(int(lengths.max(initial=0)))[lengths]
+
+    def number(self, word: str) -> int | None:
+        """Of a word that has come before."""
+        return self._words.get(word)
+
+    def words(self, runs: NDArray[np.int64]) -> tuple[NDArray[np.int32], Counts]:
+        """Numbers of the words of runs, and how many words each run has."""
+        starts = np.array(self._starts, np.int64)
+        first = starts[runs]
+        counts = starts[runs + 1] - first
+        before = np.cumsum(counts) - counts
+        places = np.repeat(first - before, counts) + np.arange(int(counts.sum()))
+        return np.array(self._pieces, np.int32)[places], counts
+
+    def _add_run(self, run: str) -> int:
+        for word in self._rules.split(run):
+            number = self._words.get(word)
+            self._pieces.append(self._add_word(word) if number is None else number)
+        self._starts.append(len(self._pieces))
+        return len(self._starts) - 2
+
+    def _add_word(self, word: str) -> int:
+        number = self._words[word] = len(self._words)
+        self._lengths.append(len(word))
+        self._flags.append(_flags(word))
+        self._new.append(word)
+        return number
+
+
+class _Runs(dict[str, int]):
+    """Numbers of runs; one that is not there is added."""
+
+    def __init__(self, add: Any) -> None:
+        super().__init__()
+        self._add = add
+
+    def __missing__(self, run: str) -> int:
+        number: int = self._add(run)
+        self[run] = number
+        return number
+
+
+class Words:
+    """Cuts texts into words, remembering the last batch, so that several filters that look at one cut it once.
+
+    Args:
+        rules: by which words are cut.
+    """
+
+    def __init__(self, rules: WordRules) -> None:
+        self.name = rules
+        self._rules = Rules(english_exceptions() if rules == "english" else general_exceptions())
+        self._lexicon = Lexicon(self._rules)
+        self._last: tuple[Sequence[Document], WordBatch] | None = None
+
+    def of(self, batch: Sequence[Document]) -> WordBatch:
+        """The words of each document of a batch, which must not have changed if it is the one asked for before."""
+        if self._last is None or self._last[0] is not batch:
+            self._last = (batch, self.of_texts([document.text for document in batch]))
+        return self._last[1]
+
+    def of_texts(self, texts: Sequence[str]) -> WordBatch:
+        """The words of each text."""
+        self._last = None
+        if len(self._lexicon.runs) > _RUNS:
+            self._lexicon = Lexicon(self._rules)
+        number = self._lexicon.runs.__getitem__
+        found: list[NDArray[np.int64]] = []
+        runs_of_each = np.zeros(len(texts), np.int64)
+        for index, text in enumerate(texts):
+            for piece in _pieces(text):
+                runs = piece.split()
+                found.append(np.fromiter(map(number, runs), np.int64, len(runs)))
+                runs_of_each[index] += len(runs)
+        numbers, words_of_each = self._lexicon.words(np.concatenate(found) if found else np.zeros(0, np.int64))
+        runs_before = _starts(runs_of_each)
+        return WordBatch(numbers, _starts(words_of_each)[runs_before], self._lexicon)
+
+
+def _starts(counts: Counts) -> Counts:
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in parts that hold few words, cut at white space."""
+    begin = 0
+    while len(text) - begin > _CHARACTERS:
+        space = _SPACE.search(text, begin + _CHARACTERS)
+        if space is None:
+            break
+        yield text[begin : space.start()]
+        begin = space.start()
+    yield text[begin:] if begin else text
+
+
+def _flags(word: str) -> int:
+    if word.isalpha():
+        return ALPHABETIC
+    flags = ALPHABETIC if any(map(str.isalpha, word)) else 0
+    if SYMBOLS.issuperset(word):
+        flags |= SYMBOL
+    if word in SENTENCE_ENDS:
+        flags |= ENDS_SENTENCE
+    if all(unicodedata.category(character)[0] == "P" for character in word):
+        flags |= PUNCTUATION
+    return flags
+
+
+def _powers(largest: int) -> Hashes:
+    """Powers of the base modulo 2^64 with exponents from 0 to the largest."""
+    factors = np.full(largest + 1, _BASE, np.uint64)
+    factors[0] = 1
+    return np.multiply.accumulate(factors)
+
+
+def _hashes(words: Sequence[str]) -> Hashes:
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    codes = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    values = (codes + np.uint64(1)) * _powers(int(lengths.max()))[ends - np.arange(len(codes)) - 1]
+    return np.add.reduceat(values, np.cumsum(lengths) - lengths)
