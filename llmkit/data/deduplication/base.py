@@ -9,22 +9,20 @@ works in three kinds of tasks, every one of them a pure function of the files it
 2. `Method.find` takes one of `Method.shares(parts)` ranges of keys out of all parts, and compares what falls into it.
    How many shares there are depends on the number of keys alone, so that memory is bounded whatever the corpus's size.
 3. `Method.settle` puts together what was found, and writes for each part which rows go and why, or what is cut out of
-   them; `settled` and `parts_after` read it.
+   them; `results.settled` and `results.parts_after` read it.
 
 The next method gets the parts as `parts_after` leaves them, so that what one drops is no longer there for the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from llmkit.data.cleaning.base import Dropped
 
 Array = NDArray[Any]
 SHARE_ENTRIES = 1 << 22
@@ -76,21 +74,8 @@ class Method(Protocol):
         ...
 
     def settle(self, parts: Sequence[Part], found: Sequence[Path], out: Path) -> None:
-        """Put together the results of all shares, in their order; writes what `settled` reads to the folder `out`."""
+        """Put together the results of all shares; writes what `results.settled` reads to the folder `out`."""
         ...
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What a method does to one part.
-
-    Args:
-        dropped: rows that it drops.
-        cuts: stretches of the text of a row, [n, 2] with first byte and end in UTF-8, that it cuts out; sorted, apart.
-    """
-
-    dropped: Mapping[int, Dropped]
-    cuts: Mapping[int, NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +103,10 @@ class Entries:
         end = None if self.end is None else self.end[places]
         return Entries(self.key[places], self.row[places], begin, end)
 
+    def moved(self, rows: int) -> Entries:
+        """The same with numbers of documents that are higher."""
+        return replace(self, row=self.row + rows)
+
     def in_order(self) -> Entries:
         """Sorted by key, then row, then beginning."""
         columns = (self.row, self.key) if self.begin is None else (self.begin, self.row, self.key)
@@ -130,8 +119,16 @@ def save_entries(folder: Path, name: str, entries: Entries) -> None:
     np.save(folder / f"{name}.key.npy", entries.key)
     np.save(folder / f"{name}.row.npy", entries.row.astype(np.uint32))
     if entries.begin is not None and entries.end is not None:
-        np.save(folder / f"{name}.begin.npy", entries.begin)
-        np.save(folder / f"{name}.end.npy", entries.end)
+        # The second halves of whole content keys stand in the place of beginnings, in all their bits.
+        kind = entries.begin.dtype if entries.begin.dtype == np.uint64 else np.uint32
+        np.save(folder / f"{name}.begin.npy", entries.begin.astype(kind))
+        np.save(folder / f"{name}.end.npy", entries.end.astype(np.uint32))
+
+
+def no_entries() -> Entries:
+    """None, as those of units inside of documents."""
+    empty = np.empty(0, np.int64)
+    return Entries(np.empty(0, np.uint64), empty, empty, empty)
 
 
 def count_shares(parts: Sequence[Part], name: str, entries: int = SHARE_ENTRIES) -> int:
@@ -153,9 +150,7 @@ def load_share(parts: Sequence[Part], name: str, share: int, shares: int) -> Ent
         end = len(keys) if high == 2**64 else int(np.searchsorted(keys, np.uint64(high)))
         if begin < end:
             found.append(_piece(part, name, begin, end, int(first)))
-    if not found:
-        return Entries(np.empty(0, np.uint64), np.empty(0, np.int64))
-    return _joined(found).in_order()
+    return join_entries(found).in_order() if found else no_entries()
 
 
 def _piece(part: Part, name: str, begin: int, end: int, first: int) -> Entries:
@@ -174,7 +169,8 @@ def _piece(part: Part, name: str, begin: int, end: int, first: int) -> Entries:
     return replace(piece, row=piece.row + first)
 
 
-def _joined(pieces: Sequence[Entries]) -> Entries:
+def join_entries(pieces: Sequence[Entries]) -> Entries:
+    """Entries of one kind, one piece behind another; at least one piece."""
     begins = [piece.begin for piece in pieces if piece.begin is not None]
     ends = [piece.end for piece in pieces if piece.end is not None]
     return Entries(
@@ -203,92 +199,3 @@ def group_starts(*columns: Array) -> NDArray[np.int64]:
 def sizes_of(begins: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """Lengths of runs that begin at some places and fill `total`."""
     return np.diff(np.append(begins, total))
-
-
-def parts_after(parts: Sequence[Part], settled_in: Path) -> list[Part]:
-    """The parts as a method leaves them, for the next one."""
-    after = []
-    for index, part in enumerate(parts):
-        kept = settled_in / f"{index:05d}.kept.npy"
-        after.append(replace(part, kept=kept) if kept.exists() else part)
-    return after
-
-
-def write_drops(
-    parts: Sequence[Part], rows: NDArray[np.int64], instead: NDArray[np.int64], reason: str, out: Path
-) -> None:
-    """Write which documents go, each for another that stays.
-
-    Args:
-        parts: the corpus.
-        rows: numbers of the documents that go, sorted.
-        instead: numbers of those that stay.
-        reason: why they go.
-        out: folder for the results, made where it is absent.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    first = starts(parts)
-    for index, part in enumerate(parts):
-        begin, end = np.searchsorted(rows, first[index : index + 2])
-        if part.earlier or begin == end:
-            continue
-        here = rows[begin:end] - first[index]
-        mask = part.mask()
-        mask[here] = False
-        np.save(out / f"{index:05d}.kept.npy", mask)
-        np.save(out / f"{index:05d}.dropped.npy", here)
-        np.save(out / f"{index:05d}.instead.npy", _ids(parts, first, instead[begin:end]))
-    (out / "reason.txt").write_text(reason, encoding="utf-8")
-
-
-def _ids(parts: Sequence[Part], first: NDArray[np.int64], numbers: NDArray[np.int64]) -> Array:
-    found = np.empty(len(numbers), dtype="S32")
-    owners = np.searchsorted(first, numbers, side="right") - 1
-    for owner in np.unique(owners).tolist():
-        here = owners == owner
-        ids = np.load(parts[owner].keys / "id.npy", mmap_mode="r")
-        found[here] = ids[numbers[here] - first[owner]]
-    return found
-
-
-def write_cuts(parts: Sequence[Part], index: int, cuts: Entries, out: Path) -> None:
-    """Write what is cut out of one part: rows of the part, sorted, with stretches that do not touch."""
-    assert cuts.begin is not None and cuts.end is not None
-    if parts[index].earlier or not len(cuts):
-        return
-    np.save(out / f"{index:05d}.cuts.npy", np.stack([cuts.row, cuts.begin, cuts.end], axis=1))
-
-
-def settled(settled_in: Path, index: int) -> Settled:
-    """What a method does to one part, `index` being its place in the row of parts."""
-    dropped: dict[int, Dropped] = {}
-    rows = settled_in / f"{index:05d}.dropped.npy"
-    if rows.exists():
-        reason = (settled_in / "reason.txt").read_text(encoding="utf-8")
-        instead = np.load(settled_in / f"{index:05d}.instead.npy").tolist()
-        for row, kept in zip(np.load(rows).tolist(), instead, strict=True):
-            dropped[row] = Dropped(reason, f"of {kept.decode()}")
-    cuts = settled_in / f"{index:05d}.cuts.npy"
-    return Settled(dropped, dict(_by_row(np.load(cuts))) if cuts.exists() else {})
-
-
-def _by_row(cuts: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    begins = group_starts(cuts[:, 0])
-    for begin, end in zip(begins, np.append(begins[1:], len(cuts)), strict=True):
-        yield int(cuts[begin, 0]), cuts[begin:end, 1:]
-
-
-def cut(text: str, cuts: Sequence[NDArray[np.int64]]) -> str:
-    """A text without what one or several methods cut out of it.
-
-    Args:
-        text: as it was when the keys were written.
-        cuts: stretches by each method, as in `Settled.cuts`.
-    """
-    data = text.encode()
-    if not cuts:
-        return text
-    stays = np.ones(len(data), dtype=bool)
-    for begin, end in np.concatenate(list(cuts)).tolist():
-        stays[begin:end] = False
-    return np.frombuffer(data, np.uint8)[stays].tobytes().decode()

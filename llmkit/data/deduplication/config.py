@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -136,6 +137,7 @@ class DeduplicationConfig(Config):
                 "bands": bands,
                 "rows": rows,
                 "ngram": self.minhash.ngram,
+                "rensa": _version("rensa"),
             }
         for name, units in (("paragraphs", self.paragraphs), ("lines", self.lines)):
             if units is not None:
@@ -154,6 +156,13 @@ class DeduplicationConfig(Config):
             return None
         name = self.minhash.keep.split()[1].partition(".")[0]
         return None if name in filters else name
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @lru_cache

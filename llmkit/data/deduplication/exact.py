@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llmkit.data.cleaning.base import Dropped, Verdict
-from llmkit.data.deduplication.base import Part, count_shares, group_starts, load_share, sizes_of, write_drops
-from llmkit.store.documents import Document
+from llmkit.data.deduplication.base import Part, count_shares, group_starts, load_share, sizes_of
+from llmkit.data.deduplication.results import load_pairs, save_pairs, settle_drops
 
 DUPLICATE = "duplicate"
 
@@ -49,36 +47,4 @@ class Exact:
     def settle(self, parts: Sequence[Part], found: Sequence[Path], out: Path) -> None:
         """The duplicates of all shares by part."""
         rows, instead = load_pairs(found)
-        write_drops(parts, rows, instead, DUPLICATE, out)
-
-
-def save_pairs(out: Path, rows: NDArray[np.int64], others: NDArray[np.int64]) -> None:
-    """Write pairs of documents, sorted by the first of each."""
-    out.mkdir(parents=True, exist_ok=True)
-    order = np.lexsort((others, rows))
-    np.save(out / "pairs.npy", np.stack([rows[order], others[order]]))
-
-
-def load_pairs(found: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of all shares, sorted by the first of each, [n] and [n]."""
-    pairs = np.concatenate([np.load(folder / "pairs.npy") for folder in found], axis=1)
-    order = np.lexsort((pairs[1], pairs[0]))
-    return pairs[0][order], pairs[1][order]
-
-
-class ExactDuplicates:
-    """Drops a document whose text has come before, as a `duplicate`. Remembers about 100 bytes for each one kept."""
-
-    name = "exact_duplicates"
-
-    def __init__(self) -> None:
-        self._seen: set[bytes] = set()
-
-    def apply(self, batch: Sequence[Document]) -> list[Verdict]:
-        """Keep the first document of each text."""
-        verdicts: list[Verdict] = []
-        for document in batch:
-            key = content_key(document.text)
-            verdicts.append(Dropped("duplicate", f"content {key.hex()}") if key in self._seen else document)
-            self._seen.add(key)
-        return verdicts
+        settle_drops(parts, rows, instead, DUPLICATE, out)
