@@ -30,8 +30,8 @@ class Found:
 
 
 def joins(character: str) -> bool:
-    """Whether a character (or none) beside a piece makes it a part of a longer word. Those of scripts that set no spaces
-    between words do not."""
+    """Whether a character (or none) beside a piece makes it a part of a longer word. One of a script that sets no
+    spaces between words does not."""
     return character == "_" or (character.isalnum() and character < _UNSPACED)
 
 

@@ -54,7 +54,7 @@ _NUMBERS = (
     _Number("fi_hetu", r"[0-3][0-9][01][0-9]{3}[-+ABCDEFYXWVU][0-9]{3}[0-9A-Y]", "fi.hetu"),
     _Number("br_cpf", r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}", "br.cpf"),
     _Number("br_cpf", r"[0-9]{11}", "br.cpf", r"cpf"),
-    _Number("cn_ric", r"[1-9][0-9]{5}(?:19|20)[0-9]{2}[01][0-9][0-3][0-9]{4}[0-9X]", "cn.ric"),
+    _Number("cn_ric", r"[1-9][0-9]{5}(?:19|20)[0-9]{2}[01][0-9][0-3][0-9]{4}[0-9X]", "iso7064.mod_11_2"),
     _Number("in_aadhaar", r"[2-9][0-9]{3} ?[0-9]{4} ?[0-9]{4}", "in_.aadhaar", r"aadh?aar|uidai|uid"),
     _Number("kr_rrn", r"[0-9]{6}-[0-9]{7}", "kr.rrn"),
     _Number("tr_tckimlik", r"[1-9][0-9]{10}", "tr.tckimlik", r"t\.?c\.?|kimlik\w*"),

@@ -10,7 +10,7 @@ from llmkit.data.personal.base import Draw, Found, joins
 from llmkit.errors import MissingDependencyError
 
 _INTERNATIONAL = re.compile(r"\+[0-9](?:[ .\-/\u00a0]{0,2}\(?[0-9]+\)?){1,9}")
-_NATIONAL = re.compile(r"\(?[0-9]{1,6}\)?(?:(?:[ .\-/\u00a0]| - )?\(?[0-9]{2,8}\)?){1,9}")
+_NATIONAL = re.compile(r"(?:\([0-9]{1,6}\)|[0-9]{1,6})(?:(?:[ .\-/\u00a0]| - )?(?:\([0-9]{2,8}\)|[0-9]{2,8})){1,30}")
 _DIGITS = re.compile(r"[0-9]+")
 _NAMED = re.compile(
     r"\b(?:phones?|tel|telephone|telefon|t[ée]l[ée]phone|tel[ée]fono|call|calls|called|dial|mobile|mobil|cell|cellphone|"
@@ -21,8 +21,8 @@ _NAMED = re.compile(
 _NEAR = 40
 _PREFIXES = tuple("+#$€£")
 _JOINTS = tuple(".,-/")
-_MOST_GROUPS = 8
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15
+_MOST_CHARACTERS = 24
 
 
 class Phones:
@@ -58,58 +58,67 @@ class Phones:
                 if not _touches(text, match.start(), match.end()):
                     yield from self._international(match)
         for match in _NATIONAL.finditer(text):
-            digits = sum(map(str.isdigit, match[0]))
-            if digits >= _FEWEST_DIGITS and not _touches(text, match.start(), match.end()):
-                yield from self._national(text, match, digits)
+            if sum(map(str.isdigit, match[0])) >= _FEWEST_DIGITS and not _touches(text, match.start(), match.end()):
+                named = _NAMED.search(text[max(0, match.start() - _NEAR) : match.start()]) is not None
+                yield from self._national(match, named)
 
     def _international(self, match: re.Match[str]) -> Iterator[Found]:
         # A number that goes on in a list ("+49 30 123456 2 pieces") is shorter than what matched.
-        for end in _ends(match):
-            number = self._parsed(match[0][: end - match.start()], None)
+        for group in reversed(list(_DIGITS.finditer(match[0]))):
+            number = self._parsed(match[0][: group.end()], None)
             if number is not None and self._library.is_valid_number(number):
-                yield Found(match.start(), end, self._normal(number))
+                yield Found(match.start(), match.start() + group.end(), self._normal(number))
                 return
 
-    def _national(self, text: str, match: re.Match[str], digits: int) -> Iterator[Found]:
-        groups = list(_DIGITS.finditer(match[0]))
-        if digits <= _MOST_DIGITS and _NAMED.search(text[max(0, match.start() - _NEAR) : match.start()]):
-            for region in self._regions:
-                number = self._parsed(match[0], region)
-                if number is not None and self._library.is_valid_number_for_region(number, region):
-                    yield Found(match.start(), match.end(), self._normal(number))
-                    return
-        if 2 <= len(groups) <= _MOST_GROUPS:
-            yield from self._grouped(match, groups)
-
-    def _grouped(self, match: re.Match[str], groups: Sequence[re.Match[str]]) -> Iterator[Found]:
-        """The numbers inside of a run of groups, cut at white space only."""
+    def _national(self, match: re.Match[str], named: bool) -> Iterator[Found]:
+        """Numbers inside of a run of groups, which may be a table's: cut at white space only, the longest first."""
         run = match[0]
-        starts = [0, *(index for index in range(1, len(groups)) if _is_gap(run, groups[index - 1], groups[index]))]
-        for start in starts:
-            for stop in (*starts[1:], len(groups)):
-                if stop - start < 2:
+        groups = list(_DIGITS.finditer(run))
+        ends = [index for index in range(1, len(groups)) if _is_gap(run, groups[index - 1], groups[index])]
+        cuts = [0, *ends, len(groups)]
+        start = 0
+        while start < len(cuts) - 1:
+            for stop in range(len(cuts) - 1, start, -1):
+                chosen = groups[cuts[start] : cuts[stop]]
+                if chosen[-1].end() - chosen[0].start() > _MOST_CHARACTERS:
                     continue
-                for region in self._regions:
-                    found = self._in_region(run, groups[start:stop], region)
-                    if found is not None:
-                        begin = _opened(run, groups[start].start())
-                        yield Found(match.start() + begin, match.start() + groups[stop - 1].end(), found)
-                        return
+                found = self._in_regions(run, chosen, named and start == 0)
+                if found is not None:
+                    begin = _opened(run, chosen[0].start())
+                    yield Found(match.start() + begin, match.start() + chosen[-1].end(), found)
+                    start = stop - 1
+                    break
+            start += 1
 
-    def _in_region(self, run: str, groups: Sequence[re.Match[str]], region: str) -> str | None:
-        digits = "".join(group[0] for group in groups)
-        trunk = self._trunks[region]
-        if not _FEWEST_DIGITS + 2 <= len(digits) <= _MOST_DIGITS or (trunk == "0" and digits[0] != "0"):
+    def _in_regions(self, run: str, groups: Sequence[re.Match[str]], named: bool) -> str | None:
+        between = run[groups[0].end() : groups[-1].start()]
+        if not named and (len(groups) < 2 or between == "."):
             return None
-        if trunk == "1" and [len(group[0]) for group in groups][-3:] != [3, 3, 4]:
+        for region in self._regions:
+            found = self._in_region([group[0] for group in groups], region, named)
+            if found is not None:
+                return found
+        return None
+
+    def _in_region(self, groups: Sequence[str], region: str, named: bool) -> str | None:
+        digits = "".join(groups)
+        trunk = self._trunks[region]
+        if not (_FEWEST_DIGITS if named else _FEWEST_DIGITS + 2) <= len(digits) <= _MOST_DIGITS:
+            return None
+        # Two cheap looks before the library's.
+        if trunk == "0" and digits[0] != "0":
+            return None
+        if not named and trunk == "1" and [len(group) for group in groups[-3:]] != [3, 3, 4]:
             return None
         number = self._parsed(digits, region)
-        if number is None or not self._library.is_valid_number_for_region(number, region):
+        if number is None or not self._library.is_valid_number(number):
             return None
-        written = self._library.format_number(number, self._library.PhoneNumberFormat.NATIONAL)
-        expected = _DIGITS.findall(written)
-        found = [group[0] for group in groups]
-        return self._normal(number) if found in (expected, [trunk, *expected]) else None
+        if not named:
+            written = self._library.format_number(number, self._library.PhoneNumberFormat.NATIONAL)
+            expected = _DIGITS.findall(written)
+            if groups not in (expected, [trunk, *expected]):
+                return None
+        return self._normal(number)
 
     def _parsed(self, text: str, region: str | None) -> Any:
         try:
@@ -123,16 +132,17 @@ class Phones:
     def surrogate(self, text: str, found: Found, draw: Draw) -> str:
         """The same form and country with other digits, which no plan assigns."""
         country = str(self._library.parse(found.value).country_code)
-        national = found.value[1 + len(country) :]
-        while True:
-            drawn = "".join(str(draw.below(10)) for _ in national)
-            if not self._library.is_valid_number(self._library.parse(f"+{country}{drawn}")):
-                break
-        own = _DIGITS.findall(text)
-        total = sum(map(len, own))
+        national = len(found.value) - 1 - len(country)
+        digits = "".join(_DIGITS.findall(text))
         # What stands before the national number (country code, trunk prefix) stays.
-        kept = "".join(own)[: max(0, total - len(national))]
-        characters = iter(kept + drawn[-(total - len(kept)) :])
+        kept = digits[: max(0, len(digits) - national)]
+        while True:
+            drawn = "".join(str(draw.below(10)) for _ in digits[len(kept) :])
+            read = [(f"+{country}{drawn}", None), *((kept + drawn, region) for region in self._regions)]
+            numbers = [self._parsed(number, region) for number, region in read]
+            if not any(number is not None and self._library.is_valid_number(number) for number in numbers):
+                break
+        characters = iter(kept + drawn)
         return "".join(next(characters) if "0" <= character <= "9" else character for character in text)
 
 
@@ -145,11 +155,6 @@ def _touches(text: str, begin: int, end: int) -> bool:
     if (before in _JOINTS and last.isalnum()) or (before == ":" and last.isdigit()):
         return True
     return (after in _JOINTS or after == ":") and further.isdigit()
-
-
-def _ends(match: re.Match[str]) -> list[int]:
-    """Where a number may end: at each group, the longest first."""
-    return [match.start() + group.end() for group in reversed(list(_DIGITS.finditer(match[0])))]
 
 
 def _is_gap(run: str, one: re.Match[str], other: re.Match[str]) -> bool:

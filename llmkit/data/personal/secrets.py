@@ -52,7 +52,7 @@ _ASSIGNED = re.compile(
 )
 _PLACEHOLDER = re.compile(
     r"^[\[<({$%*&]|example|your|changeme|placeholder|redacted|dummy|sample|insert|xxx|\.\.\.|\*\*\*|^(?:none|null|true|false|"
-    r"undefined|string|password|secret|token|required|optional|default)\W*$|[(\[{$]|^[\w.]+\.\w+$|://|^/|==",
+    r"undefined|string|password|secret|token|required|optional|default)\W*$|[(\[{]|^[\w.]+\.\w+$|://|^/|==",
     re.IGNORECASE,
 )
 _PASSWORD_NAMES = ("pass", "pwd")
@@ -85,7 +85,11 @@ class Secrets:
                 if _MARK not in match[2]:
                     yield Found(match.start(), match.end(), "".join(match[2].split()), "private_key")
         for match in _KNOWN_FORM.finditer(text):
-            if _is_apart(text, match) and _is_random(match[0]):
+            if (
+                _is_apart(text, match)
+                and (match.lastgroup == "aws" or _looks_random(match[0]))
+                and _MARK not in match[0]
+            ):
                 yield Found(match.start(), match.end(), match[0], match.lastgroup or "")
         if "://" in text:
             for match in _USER.finditer(text):
@@ -113,18 +117,14 @@ def _is_apart(text: str, match: re.Match[str]) -> bool:
     return not (joins(before) or joins(after))
 
 
-def _is_random(text: str) -> bool:
-    """Not an example, and not a word: `sk-learn-some-long-name` has neither digits nor changes of case."""
-    return (
-        _MARK not in text.upper()
-        and entropy(text) > 3
-        and (any(map(str.isdigit, text)) or (text.lower() != text and text.upper() != text))
-    )
+def _looks_random(text: str) -> bool:
+    """Whether there are digits or changes of case: `sk-learn-some-long-name` has neither."""
+    return entropy(text) > 3 and (any(map(str.isdigit, text)) or (text.lower() != text and text.upper() != text))
 
 
 def _assigned(match: re.Match[str]) -> Found | None:
     group = "quoted" if match["quoted"] is not None else "plain"
-    value = match[group].rstrip(".,;:!?") if group == "plain" else match[group]
+    value = match[group].rstrip(".,;:") if group == "plain" else match[group]
     if len(value) < 6 or _PLACEHOLDER.search(value):
         return None
     is_password = match["name"].lower().startswith(_PASSWORD_NAMES)
