@@ -11,6 +11,9 @@ from pydantic import Field
 
 from llmkit.config.base import Facts, Finding, Input, StageConfig
 from llmkit.data.cleaning.config import CleaningConfig
+from llmkit.data.decontamination.config import DecontaminationConfig
+from llmkit.data.deduplication.config import DeduplicationConfig
+from llmkit.data.execution.config import ExecutorConfig, WorkConfig
 from llmkit.data.sources.config import AnySource, DatasetSource, PythonDocsSource
 from llmkit.store.splits import Splits
 
@@ -26,9 +29,19 @@ class DataConfig(StageConfig):
     """Where the text comes from; earlier sources come first in the documents and win over later duplicates."""
     cleaning: CleaningConfig = CleaningConfig()
     """What is mended and what is dropped."""
+    deduplication: DeduplicationConfig = DeduplicationConfig()
+    """What is removed because it is there already."""
+    decontamination: DecontaminationConfig | None = None
+    """Removal of texts on which models are measured."""
     splits: Splits = Splits()
     """What is held out from training. The split of a document depends on its split key alone, and not on the seed or on
     the documents around it, so that held-out text stays held out in every stage and run."""
+    executor: ExecutorConfig = ExecutorConfig()
+    """Who does the work: processes of this machine, or a Ray cluster. The corpus is the same to the byte."""
+    work: WorkConfig = WorkConfig()
+    """Where results of tasks are kept, so that a killed run goes on and another threshold measures nothing again."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"executor", "work"})
 
     def environment(self) -> Mapping[str, str]:
         """Version and platform of the Python whose own text is read."""
@@ -37,19 +50,28 @@ class DataConfig(StageConfig):
         return {}
 
     def inputs(self) -> list[Input]:
-        """Every file, folder or pattern of the sources."""
-        return [
+        """Every file, folder or pattern of the sources; earlier corpora, and texts on which models are measured."""
+        files = [
             Input(f"sources.{index}.{key}", pattern, ("file",))
             for index, source in enumerate(self.sources)
             for key, pattern in source.files_read()
         ]
+        others = [] if self.decontamination is None else self.decontamination.inputs("decontamination")
+        return [*files, *self.deduplication.inputs("deduplication"), *others]
 
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """Documents, with the splits that get any."""
         return Facts("documents", {"splits": self.splits.names()})
 
     def check(self, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
-        """Names that clash, and datasets that may change."""
+        """Names that clash, datasets that may change, and measures that decide and are not taken."""
+        needed = self.deduplication.missing_filter(name for name, value in self.cleaning if value is not None)
+        if needed is not None:
+            yield Finding(
+                f"`{needed}` is not among the filters of `cleaning`, and its measure decides which document stays.",
+                key="deduplication.minhash.keep",
+                hint=f"Ask for it: `cleaning.{needed}: {{}}`.",
+            )
         taken: dict[str, int] = {}
         for index, source in enumerate(self.sources):
             first = taken.setdefault(source.label, index)

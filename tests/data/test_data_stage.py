@@ -74,21 +74,28 @@ def test_planted_records_are_all_accounted_for(tmp_path: Path, inputs: Path) -> 
 
     dropped = pq.read_table(tmp_path / "out/dropped").to_pylist()
     assert [(row["source"], row["path"], row["step"], row["reason"]) for row in dropped] == [
-        ("jsonl", "a.jsonl", "read", "malformed"),
         ("jsonl", "b.jsonl.gz:9", "exact_duplicates", "duplicate"),
-        ("table", "c.csv", "read", "malformed"),
         ("table", "c.csv:4", "length", "too_short"),
         ("table", "c.csv:5", "exact_duplicates", "duplicate"),
     ]
-    assert [row["detail"].partition(":")[0] for row in dropped[:3:2]] == ["line 13", "line 3"]
-    assert [row["text"] for row in dropped[:4]] == ["{broken", sentence(3), "too few", "short"]
+    assert [row["detail"] for row in dropped] == [
+        f"of {document_id(sentence(3))}",
+        "5 characters",
+        f"of {document_id(sentence(5))}",
+    ]
+    assert [row["text"] for row in dropped] == [sentence(3), "short", f" {sentence(5)}"]
+    quarantine = pq.read_table(tmp_path / "out/quarantine").to_pylist()
+    found = [(row["source"], row["path"], row["reason"], row["detail"].partition(":")[0]) for row in quarantine]
+    assert found == [("jsonl", "a.jsonl", "malformed", "line 13"), ("table", "c.csv", "malformed", "line 3")]
+    assert [row["text"] for row in quarantine] == ["{broken", "too few"]
 
     report = json.loads((tmp_path / "out/report.json").read_text())
     bytes_of = sum(len(sentence(number)) for number in range(22))
     assert report["sources"]["jsonl"]["in"] == 22
     assert report["sources"]["jsonl"]["kept"] == 20
-    assert report["sources"]["jsonl"]["dropped"] == {"duplicate": 1, "malformed": 1}
-    assert report["sources"]["table"]["dropped"] == {"duplicate": 1, "malformed": 1, "too_short": 1}
+    assert report["sources"]["jsonl"]["dropped"] == {"duplicate": 1}
+    assert report["sources"]["table"]["dropped"] == {"duplicate": 1, "too_short": 1}
+    assert [report["sources"][name]["quarantined"] for name in ("jsonl", "table")] == [{"malformed": 1}] * 2
     assert report["sources"]["table"]["steps"]["unicode"]["changed"] == 1
     assert report["total"]["kept"] == 22
     assert report["total"]["bytes_kept"] == bytes_of
@@ -97,8 +104,8 @@ def test_planted_records_are_all_accounted_for(tmp_path: Path, inputs: Path) -> 
     assert sum(row["bytes"] for row in report["splits"].values()) == bytes_of
 
     assert outcome.facts.get("splits") == ["train", "validation", "test"]
-    assert {key: outcome.summary[key] for key in ("documents", "dropped", "bytes")} == {
-        "documents": 22, "dropped": 5, "bytes": bytes_of,
+    assert {key: outcome.summary[key] for key in ("documents", "dropped", "quarantined", "bytes")} == {
+        "documents": 22, "dropped": 3, "quarantined": 2, "bytes": bytes_of,
     }  # fmt: skip
     assert list(outcome.content) == ["documents/*.parquet"]
 
@@ -142,13 +149,14 @@ def test_documents_with_one_split_key_stay_together(tmp_path: Path, inputs: Path
         assert document.split == split_of(document.metadata["group"], config.splits)
 
 
-def test_the_split_key_can_be_the_path_and_falls_back_to_the_text(tmp_path: Path) -> None:
-    config = DataConfig.model_validate({"sources": [{"kind": "text", "files": ["a"], "split_key": "path"}]})
-    document = Document("id", "text", "s", "some/path")
-    half = Splits(validation=0.5, test=0.0)
-    assert stage.document_split(document, config.sources[0], half) == split_of("some/path", half)
-    missing = config.sources[0].model_copy(update={"split_key": "group"})
-    assert stage.document_split(document, missing, half) == split_of("id", half)
+def test_the_split_key_can_be_the_path_and_falls_back_to_the_text(tmp_path: Path, inputs: Path) -> None:
+    half = {"validation": 0.5, "test": 0.0}
+    for key in ("path", "nowhere"):
+        source = {"kind": "jsonl", "files": [str(inputs)], "split_key": key}
+        run(DataConfig.model_validate({"sources": [source], "splits": half}), tmp_path / key)
+        for document in read_documents(tmp_path / key):
+            wanted = document.path if key == "path" else document.id
+            assert document.split == split_of(wanted, Splits.model_validate(half))
 
 
 def test_a_limit_is_one_of_records(tmp_path: Path, inputs: Path) -> None:
@@ -162,7 +170,7 @@ def test_no_document_for_training_is_an_error_that_says_why(tmp_path: Path, inpu
     config = settings(inputs, cleaning={"length": {"min_characters": 1000}})
     with pytest.raises(DataError, match=r"stages\.corpus\.sources: no document is left .* 27 read, 0 kept") as caught:
         run(config, tmp_path / "out")
-    assert "2 malformed, 25 too_short" in str(caught.value)
+    assert "25 too_short, 2 quarantined (malformed)" in str(caught.value)
 
 
 def test_missing_files_and_columns_are_found_before_the_work(tmp_path: Path, inputs: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol, Self
 
 from llmkit.console import progress
@@ -53,6 +53,13 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self._executor.close()
 
+    def result(self, key: str) -> Result:
+        """A result that has been asked for."""
+        found = self.cache.get(key)
+        if found is None:
+            raise OSError(f"{self.cache.place(key)} has gone while it was in use")
+        return found
+
     def run(self, tasks: Sequence[Task], what: str = "") -> list[Result]:
         """The results of tasks, in their order; those that are not there are made first.
 
@@ -63,12 +70,15 @@ class Engine:
         missing = {task.key: task for task in tasks if self.cache.get(task.key) is None}
         self.used.update(task.key for task in tasks)
         if missing:
+            # The progress of one task is that it is done, which the next one says.
             label = f"{self._name}: {what or tasks[0].name}"
-            with progress(label, len(tasks), len(tasks) - len(missing)) as bar:
+            shown = progress(label, len(tasks), len(tasks) - len(missing)) if len(missing) > 1 else nullcontext()
+            with shown as bar:
                 for task in self._executor.execute(list(missing.values()), self.cache):
                     self.made[task.name] += 1
-                    bar.advance(1, note=task.label)
-        return [self.cache.make(task) for task in tasks]
+                    if bar is not None:
+                        bar.advance(1, note=task.label)
+        return [self.result(task.key) for task in tasks]
 
 
 @contextmanager

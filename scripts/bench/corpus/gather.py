@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 PAGE_ENDINGS = (".html", ".htm", ".xhtml")
 TEXT_ENDINGS = (".txt", ".md", ".rst", ".py", ".txt.gz", ".gz")
-PAGE_SHARE = 0.8
+PAGE_SHARE = 0.7
 COPIES = 0.2
 EDITS = (0.003, 0.01, 0.03, 0.1, 0.3)
 SMALLEST, LARGEST = 400, 1_000_000
