@@ -94,25 +94,28 @@ class ForkedCommand(Command):
 
     Args:
         ranks: processes that torchrun's agent starts; 1: it is left out.
+        threads: of each process; None for as many as torch takes. A small model is no faster on more than one, and
+            much slower on a machine that has other work.
     """
 
     ranks: int = 1
+    threads: int | None = 1
 
     def start(self, log: Path, overrides: Sequence[str]) -> Process:
         """Start it, with a process group of its own; what it says is appended to the log."""
         arguments = self.arguments(overrides)
-        return Forked(
-            lambda: _command_line(arguments) if self.ranks == 1 else _torchrun(self.ranks, log.parent, arguments), log
-        )
+        if self.ranks == 1:
+            return Forked(lambda: _command_line(self.threads, arguments), log)
+        return Forked(lambda: _torchrun(self.ranks, self.threads, log.parent, arguments), log)
 
 
-def _command_line(arguments: list[str]) -> None:
-    # A small model is no faster on more, and much slower on a machine that has other work.
-    torch.set_num_threads(1)
+def _command_line(threads: int | None, arguments: list[str]) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
     app(arguments)
 
 
-def _torchrun(ranks: int, logs: Path, arguments: list[str]) -> None:
+def _torchrun(ranks: int, threads: int | None, logs: Path, arguments: list[str]) -> None:
     """What `torchrun --standalone --nproc-per-node N -m llmkit ...` does, with forked ranks."""
     # Where torch leaves what killed ranks had open.
     tempfile.tempdir = str(logs)
@@ -122,4 +125,4 @@ def _torchrun(ranks: int, logs: Path, arguments: list[str]) -> None:
         rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork",
         logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
     )  # fmt: skip
-    elastic_launch(config, _command_line)(arguments)
+    elastic_launch(config, _command_line)(threads, arguments)

@@ -9,7 +9,8 @@ more), of the measurements of an evaluation, of the time of any other. A kill co
 it; where the stage was too quick it is made again and killed earlier. In the end the sha256 of all files that make up
 the results are compared, and both runs checked against their manifests.
 
-Exit code 1 where a file differs; the two runs are then kept, as is the log.
+Exit code 1 where a file differs; the two runs are then kept, as is the log. Processes are forked from one that has
+imported torch already, so that most of the time goes into the stages.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import argparse
 import json
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +26,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from killing import Command, different_files, unfinished
+from forked import ForkedCommand
+from killing import Command, Process, different_files, unfinished
 
 from llmkit.config.experiment import Experiment
 from llmkit.console import emit_table, format_seconds, say
@@ -126,7 +127,7 @@ def kill_in(target: Target, command: Command, run: Path, log: Path, overrides: S
     for _ in range(ATTEMPTS):
         with command.started(log, *overrides) as process:
             seconds = _wait(target, part, place, process)
-        if process.returncode > 0:
+        if (process.returncode or 0) > 0:
             raise LLMKitError(f"`llmkit run` ends with exit code {process.returncode}.", where=str(log))
         left = unfinished(place)
         if left is not None and not is_artifact(place):
@@ -136,7 +137,7 @@ def kill_in(target: Target, command: Command, run: Path, log: Path, overrides: S
     raise LLMKitError(f"the stage `{target.name}` ended before every one of {ATTEMPTS} kills.", where=str(log))
 
 
-def _wait(target: Target, part: float, place: Path, process: subprocess.Popen[bytes]) -> float:
+def _wait(target: Target, part: float, place: Path, process: Process) -> float:
     """Return when the moment to kill has come, or it is too late; the seconds since the stage was seen to start."""
     unit = target.seconds / max(1, target.units)
     wanted = max(1, int(part * target.units)) if target.units else 0
@@ -223,7 +224,7 @@ def main() -> int:
     if any(scratch.iterdir()):
         parser.error(f"{scratch} is not empty")
     try:
-        command = Command(options.config, options.set)
+        command = ForkedCommand(options.config, options.set, threads=None)
         alone = options.alone
         if alone is None:
             say(f"the run left alone: see {scratch / 'alone.log'}")
