@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from pretrain_samples import pretrain, tokens_input, write_tokens
+from ranks import run_ranks
 
 import llmkit.pretrain.stage
 from llmkit.pretrain.batches import Batch
@@ -95,7 +95,7 @@ def cut_off(source: Path, target: Path) -> None:
 def test_saved_on_four_ranks_it_goes_on_on_two_and_on_one(tmp_path: Path) -> None:
     write_tokens(tmp_path / "data")
     train(tmp_path / "alone", tmp_path / "data")
-    mp.spawn(_rank, args=(4, tmp_path, [("four", {"replicate": 2, "shard": 2})]), nprocs=4)
+    run_ranks(_rank, 4, 4, tmp_path, [("four", {"replicate": 2, "shard": 2})])
     trainer = tmp_path / "four" / "checkpoints" / f"step-{HALF:08d}" / "trainer"
     sizes = [file.stat().st_size for file in sorted(trainer.glob("*.safetensors"))]
     # No rank writes what another does, and none writes most of it.
@@ -104,7 +104,7 @@ def test_saved_on_four_ranks_it_goes_on_on_two_and_on_one(tmp_path: Path) -> Non
     meshes = {"fsdp": {"shard": 2}, "tensor": {"tensor": 2}}
     for name in [*meshes, "one"]:
         cut_off(tmp_path / "four", tmp_path / name)
-    mp.spawn(_rank, args=(2, tmp_path, list(meshes.items())), nprocs=2)
+    run_ranks(_rank, 2, 2, tmp_path, list(meshes.items()))
     train(tmp_path / "one", tmp_path / "data")
     expected, tokens = losses(tmp_path / "alone"), digests(tmp_path / "alone", range(STEPS))
     assert digests(tmp_path / "four", range(STEPS)) == tokens

@@ -6,7 +6,6 @@ The numbers of a training are those that `metrics.jsonl` and `model/` hold.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -136,11 +135,4 @@ def _rank(rank: int, ranks: int, directory: Path, cases: list[Case]) -> None:
 
 def run_cases(directory: Path, ranks: int, cases: list[Case]) -> None:
     """Run cases on many ranks, all of them in one group."""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        mp.spawn(partial(_rank, ranks=ranks, directory=directory, cases=cases), nprocs=ranks)
-    finally:
-        os.environ.pop("OMP_NUM_THREADS")
-        if threads is not None:
-            os.environ["OMP_NUM_THREADS"] = threads
+    run_ranks(partial(_rank, ranks=ranks, directory=directory, cases=cases), ranks)

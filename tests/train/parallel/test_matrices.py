@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import Tensor
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement
@@ -71,4 +71,4 @@ def _rank(rank: int, place: Path) -> None:
 
 
 def test_parts_of_matrices(tmp_path: Path) -> None:
-    mp.spawn(partial(_rank, place=tmp_path), nprocs=RANKS)
+    run_ranks(partial(_rank, place=tmp_path), RANKS)

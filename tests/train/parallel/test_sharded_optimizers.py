@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -75,4 +75,4 @@ def compare(name: str, mesh: DeviceMesh) -> None:
 
 
 def test_two_ranks_end_with_the_same_weights_as_one(tmp_path: Path) -> None:
-    mp.spawn(on_each_rank, args=(str(tmp_path),), nprocs=2)
+    run_ranks(on_each_rank, 2, str(tmp_path))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from ranks import run_ranks
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -171,7 +171,7 @@ def on_each_rank(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_have_the_losses_and_gradients_of_one(tmp_path: Path) -> None:
-    mp.spawn(on_each_rank, args=(tmp_path,), nprocs=2)
+    run_ranks(on_each_rank, 2, tmp_path)
 
 
 def test_parts_of_sequences_are_all_of_them_with_early_and_late_tokens_paired() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import Tensor, nn
 
 from llmkit.model.initialization import build, initialize, outline
@@ -134,4 +134,4 @@ def compare(shared: Path, alone: Path, what: str) -> None:
 
 @pytest.mark.parametrize("ranks", CASES)
 def test_ranks_train_the_model_that_one_trains(ranks: int, tmp_path: Path) -> None:
-    mp.spawn(on_each_rank, args=(tmp_path, ranks), nprocs=ranks)
+    run_ranks(on_each_rank, ranks, tmp_path, ranks)
