@@ -75,7 +75,7 @@ def work_folder(config: DataConfig, context: Context) -> Path:
 
 
 def _tidy(config: DataConfig, engine: Engine) -> None:
-    """Remove what is wanted no more: everything, or what other settings have left in a folder that is the stage's own."""
+    """Remove what is wanted no more: everything, or what other settings have left in the stage's own folder."""
     if not config.work.keep:
         engine.cache.remove(engine.used)
     elif config.work.folder is None:

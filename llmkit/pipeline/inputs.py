@@ -159,7 +159,7 @@ def resolve(experiment: Experiment, needed: Input, *, verify: bool, digests: Dig
 
 
 def _listing_digest(url: str, place: str) -> str:
-    """What changes when files at a URL do: names, sizes, and times of change or ETags; the bytes stay where they are."""
+    """What changes when files at a URL do: names, sizes, times of change or ETags; the bytes stay where they are."""
     try:
         listed = [(file.name, file.size, file.version) for file in find_files([url], None)]
     except DataError as error:

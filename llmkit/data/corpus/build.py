@@ -22,7 +22,7 @@ from llmkit.data.execution.engine import Engine
 from llmkit.data.execution.tasks import Result, Task
 from llmkit.store.documents import DOCUMENTS
 from llmkit.store.splits import SPLITS
-from llmkit.store.stage import Context, ResolvedInput
+from llmkit.store.stage import Context
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Corpus:
 
     def put(self, directory: Path) -> None:
         """Give the files their names in an artifact: `documents/`, `dropped/`, `quarantine/`."""
-        folders = {**dict.fromkeys(SPLITS, DOCUMENTS), DROPPED: DROPPED, QUARANTINE: QUARANTINE}
+        folders: dict[str, str] = {**dict.fromkeys(SPLITS, DOCUMENTS), DROPPED: DROPPED, QUARANTINE: QUARANTINE}
         for name, folder in folders.items():
             (directory / folder).mkdir(exist_ok=True)
             files = [result.path / f"{name}.parquet" for result in self.written if result.facts["rows"][name]]
@@ -107,8 +107,7 @@ def step_names(config: DataConfig) -> list[str]:
 
 def _measures(engine: Engine, config: DataConfig, context: Context) -> list[Measure]:
     """All that measures, in the order in which it judges."""
-    found = [Measure(item, getattr(config.cleaning, item.name)) for item in filters(config.cleaning)]
-    return found
+    return [Measure(item, getattr(config.cleaning, item.name)) for item in filters(config.cleaning)]
 
 
 def _judge(

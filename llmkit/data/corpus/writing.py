@@ -124,7 +124,7 @@ def write(work: Work) -> Mapping[str, Any]:
     measures = {} if not work.settings["parts"] else _measure_types(work, 0)
     columns = [*((name, pa.string()) for name in COLUMNS), *measures.items()]
     extra = [(name, pa.string()) for name in DROPPED_COLUMNS[len(COLUMNS) :]]
-    schemas = {split: pa.schema(columns) for split in SPLITS}
+    schemas: dict[str, pa.Schema] = {split: pa.schema(columns) for split in SPLITS}
     schemas[DROPPED] = pa.schema([*columns[: len(COLUMNS)], *extra, *columns[len(COLUMNS) :]])
     schemas[QUARANTINE] = pa.schema([(name, pa.string()) for name in QUARANTINE_COLUMNS])
     counts: dict[str, dict[str, StepCounts]] = {}

@@ -75,7 +75,7 @@ def run(directory: Path, sources: Sequence[Sequence[Record]], size: int = 100, *
             stage.run(config, Context("corpus", 1, directory / "out"))
         except DataError as error:
             # Of few planted records none may be left.
-            assert "no document is left" in error.message  # noqa: PT017
+            assert "no document is left" in error.message
     report: dict[str, Any] = json.loads((directory / "out" / "report.json").read_text())
     return report
 
