@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.corpus.counts import READ
 from llmkit.data.shards import INDEX, TokenShards
-from llmkit.data.stage import DROPPED, REPORT
+from llmkit.data.stage import DROPPED, QUARANTINE, REPORT
 from llmkit.store.documents import document_files
 from llmkit.store.splits import SPLITS
 
@@ -48,10 +49,8 @@ def summarize_documents(directory: Path, samples: int = 3) -> list[Table]:
     if report.is_file():
         tables.append(_steps(json.loads(report.read_text(encoding="utf-8"))))
     tables.append(_kept(directory, samples))
-    dropped = sorted((directory / DROPPED).glob("*.parquet"))
-    if dropped:
-        tables.append(_dropped(dropped, samples))
-    return tables
+    gone = _gone(directory, samples)
+    return [*tables, gone] if gone.rows else tables
 
 
 def _counts(directory: Path) -> Table:
@@ -70,7 +69,8 @@ def _steps(report: dict[str, Any]) -> Table:
     rows = []
     for source, section in report["sources"].items():
         for step, counts in section["steps"].items():
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts["dropped"].items())
+            gone = {**counts["quarantined"], **counts["dropped"]}
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in gone.items())
             rows.append([source, step, counts["in"], counts["changed"], counts["kept"], counts["bytes_kept"], reasons])
     return Table("Steps", ["source", "step", "in", "changed", "kept", "bytes kept", "dropped"], rows)
 
@@ -96,20 +96,22 @@ def _spread(items: Sequence[Any], count: int) -> Iterator[Any]:
     return (items[index * len(items) // taken] for index in range(taken))
 
 
-def _dropped(files: Sequence[Path], samples: int) -> Table:
+def _gone(directory: Path, samples: int) -> Table:
+    """Some records for each reason for which there is no document: quarantined ones first, then dropped ones."""
     import pyarrow.parquet as pq
 
     shown: dict[tuple[str, str], list[list[Any]]] = defaultdict(list)
-    columns = ["step", "reason", "source", "path", "detail", "text"]
-    for file in files:
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(columns=columns):
-                for row in batch.to_pylist():
-                    found = shown[row["step"], row["reason"]]
-                    if len(found) < samples:
-                        found.append([*(row[name] for name in columns[1:5]), preview(row["text"])])
-    rows = [row for found in shown.values() for row in found]
-    return Table("Samples of what was dropped", ["reason", "source", "path", "detail", "text"], rows)
+    columns = ["reason", "source", "path", "detail", "text"]
+    for folder in (QUARANTINE, DROPPED):
+        for file in sorted((directory / folder).glob("*.parquet")):
+            with pq.ParquetFile(file) as opened:
+                wanted = ["step", *columns] if folder == DROPPED else columns
+                for batch in opened.iter_batches(columns=wanted):
+                    for row in batch.to_pylist():
+                        found = shown[row.get("step", READ), row["reason"]]
+                        if len(found) < samples:
+                            found.append([*(row[name] for name in columns[:-1]), preview(row["text"])])
+    return Table("Samples of what was dropped", columns, [row for found in shown.values() for row in found])
 
 
 def summarize_tokens(directory: Path, decode: Callable[[Sequence[int]], str], samples: int = 3) -> list[Table]:
