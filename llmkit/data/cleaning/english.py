@@ -48,14 +48,14 @@ _EMOTICONS = r"""
 def general_exceptions() -> dict[str, Pieces]:
     """Whole words of any language: emoticons, and letters with a full stop as in lists."""
     letters = "abcdefghijklmnopqrstuvwxyzäöü"
-    found = {word: (word,) for word in (*_EMOTICONS.split(), *(f"{letter}." for letter in letters))}
+    found: dict[str, Pieces] = {word: (word,) for word in (*_EMOTICONS.split(), *(f"{letter}." for letter in letters))}
     found |= {f"°{unit}.": ("°", unit, ".") for unit in "cfkCFK"}
     return found | {word: (word,) for word in _tail(_WHOLE, "C++")}
 
 
 def english_exceptions() -> dict[str, Pieces]:
     """Each word that is cut by its own rule, and the pieces, which make up the word again."""
-    found = {word: (word,) for word in (*_WHOLE.split(), *_ABBREVIATIONS.split())}
+    found: dict[str, Pieces] = {word: (word,) for word in (*_WHOLE.split(), *_ABBREVIATIONS.split())}
     for words, endings in _ENDINGS.items():
         for word in words.split():
             for ending in endings:

@@ -90,7 +90,8 @@ class WordBatch:
         hits = np.flatnonzero(which >= 0)
         found = np.zeros((len(self.counts), len(words)), bool)
         found[self.texts[hits], which[hits]] = True
-        return found.sum(1).astype(np.int64)
+        counts: Counts = found.sum(1).astype(np.int64)
+        return counts
 
 
 class Lexicon:

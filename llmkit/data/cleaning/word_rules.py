@@ -174,7 +174,7 @@ class Rules:
             return next((len(name) for name in _DOLLARS if run.startswith(name, begin, end)), 0)
         return 0
 
-    def _suffix(self, run: str, begin: int, end: int) -> int:
+    def _suffix(self, run: str, begin: int, end: int) -> int:  # noqa: PLR0911 - one for each rule
         """Length of the punctuation or unit that a run ends with, nothing before `begin` being looked at."""
         if begin >= end:
             return 0
