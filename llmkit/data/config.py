@@ -50,14 +50,14 @@ class DataConfig(StageConfig):
         return {}
 
     def inputs(self) -> list[Input]:
-        """Every file, folder or pattern of the sources; earlier corpora, and texts on which models are measured."""
+        """Every file, folder or pattern of the sources; what filters read; earlier corpora; texts that models are asked."""
         files = [
             Input(f"sources.{index}.{key}", pattern, ("file",))
             for index, source in enumerate(self.sources)
             for key, pattern in source.files_read()
         ]
         others = [] if self.decontamination is None else self.decontamination.inputs("decontamination")
-        return [*files, *self.deduplication.inputs("deduplication"), *others]
+        return [*files, *self.cleaning.inputs("cleaning"), *self.deduplication.inputs("deduplication"), *others]
 
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """Documents, with the splits that get any."""

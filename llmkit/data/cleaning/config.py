@@ -7,9 +7,21 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from llmkit.config.base import Config
+from llmkit.config.base import Config, Input
 
 WordRules = Literal["english", "general"]
+
+
+class FilterWithInputs(Config):
+    """Settings of a filter that name files, folders or artifacts.
+
+    The stage depends on what these hold. Who makes the filter gets the settings with the paths that were found in the
+    place of what is written; their digests go into the keys of what is measured, and need not be in `measuring`.
+    """
+
+    def inputs(self, key: str) -> list[Input]:
+        """The files and artifacts as inputs of a stage, `key` being where these settings stand in it."""
+        raise NotImplementedError
 
 
 class UnicodeConfig(Config):
@@ -63,3 +75,8 @@ class CleaningConfig(Config):
     """Limits of length."""
     repetition: RepetitionConfig | None = RepetitionConfig()
     """Limits of repetition."""
+
+    def inputs(self, key: str) -> list[Input]:
+        """What filters read beside the documents, as inputs of a stage."""
+        named = [(name, value) for name, value in self if isinstance(value, FilterWithInputs)]
+        return [found for name, value in named for found in value.inputs(f"{key}.{name}")]

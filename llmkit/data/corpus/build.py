@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.cleaning.config import CleaningConfig
 from llmkit.data.cleaning.pipeline import filters, steps
 from llmkit.data.config import DataConfig
+from llmkit.data.corpus.contamination import decontamination_measure
 from llmkit.data.corpus.counts import READ, Counts
 from llmkit.data.corpus.duplicates import Judged, earlier_parts, find_duplicates
 from llmkit.data.corpus.measuring import DECONTAMINATION, Measure, judge_task
@@ -22,7 +25,7 @@ from llmkit.data.execution.engine import Engine
 from llmkit.data.execution.tasks import Result, Task
 from llmkit.store.documents import DOCUMENTS
 from llmkit.store.splits import SPLITS
-from llmkit.store.stage import Context
+from llmkit.store.stage import Context, ResolvedInput
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,30 @@ def step_names(config: DataConfig) -> list[str]:
 
 def _measures(engine: Engine, config: DataConfig, context: Context) -> list[Measure]:
     """All that measures, in the order in which it judges."""
-    return [Measure(item, getattr(config.cleaning, item.name)) for item in filters(config.cleaning)]
+    named = config.cleaning.inputs("cleaning")
+    resolved = _with_paths(config.cleaning, {needed.key: context.inputs[needed.key] for needed in named})
+    found = []
+    for item in filters(resolved):
+        mine = [needed.key for needed in named if needed.key.startswith(f"cleaning.{item.name}.")]
+        digests = {key: context.inputs[key].digest for key in mine}
+        found.append(Measure(item, getattr(config.cleaning, item.name), getattr(resolved, item.name), digests))
+    if config.decontamination is not None:
+        found.append(decontamination_measure(engine, config.decontamination, context.inputs))
+    return found
+
+
+def _with_paths(config: CleaningConfig, inputs: Mapping[str, ResolvedInput]) -> CleaningConfig:
+    """Settings in which the paths of inputs stand where they are named."""
+    if not inputs:
+        return config
+    dumped = config.model_dump(mode="json")
+    for key, found in inputs.items():
+        *above, last = key.split(".")[1:]
+        place: Any = dumped
+        for name in above:
+            place = place[int(name)] if isinstance(place, list) else place[name]
+        place[int(last) if isinstance(place, list) else last] = str(found.path)
+    return CleaningConfig.model_validate_json(json.dumps(dumped))
 
 
 def _judge(

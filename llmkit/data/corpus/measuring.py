@@ -38,14 +38,25 @@ class Measure:
 
     Args:
         filter: the filter.
-        config: its settings.
+        config: its settings as they are written.
+        resolved: the same with paths that were found in the place of what names an input; by default `config`.
+        digests: of the inputs that the settings name, by key.
         inputs: keys of results that measuring needs beside the documents, by name.
     """
 
-    def __init__(self, filter: Filter, config: Config, inputs: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        filter: Filter,
+        config: Config,
+        resolved: Config | None = None,
+        digests: Mapping[str, str] | None = None,
+        inputs: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = filter.name
         self.settings = config.model_dump(mode="json")
+        self.resolved = (resolved or config).model_dump(mode="json")
         self.inputs = dict(inputs or {})
+        self._digests = dict(digests or {})
         self._filter = filter
 
     def task(self, part: Part) -> Task:
@@ -58,9 +69,10 @@ class Measure:
                 "measuring": dict(self._filter.measuring),
                 "columns": dict(self._filter.columns),
                 "part": part.number,
+                **({"inputs": self._digests} if self._digests else {}),
             },
             {"read": [part.read], **{name: [key] for name, key in self.inputs.items()}},
-            {"settings": self.settings},
+            {"settings": self.resolved},
             version=VERSION,
             label=f"{self.name}, {part.label}",
             cost=part.bytes,
@@ -134,6 +146,7 @@ def judge_task(
             "part": part.number,
         },
         {"read": [part.read], **inputs},
+        {"settings": {item.name: item.resolved for item in measures}},
         version=VERSION,
         label=part.label,
         cost=part.rows * 100,
@@ -150,9 +163,10 @@ def judge(work: Work) -> Mapping[str, Any]:
     kept = np.ones(len(sizes), dtype=bool)
     counts: dict[str, Any] = {}
     rows: list[tuple[int, list[str | None]]] = []
-    for name, settings in work.settings["filters"]:
+    for name, _ in work.settings["filters"]:
         here = StepCounts(documents_in=int(kept.sum()), bytes_in=int(sizes[kept].sum()))
-        verdicts = open_filter(work, name, settings).judge(load_measures(work.one(f"measured.{name}"), name))
+        found = open_filter(work, name, work.places["settings"][name])
+        verdicts = found.judge(load_measures(work.one(f"measured.{name}"), name))
         for row, verdict in enumerate(verdicts):
             if verdict is not None and kept[row]:
                 kept[row] = False
