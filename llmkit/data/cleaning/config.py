@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -10,6 +10,9 @@ from pydantic_core import PydanticCustomError
 from llmkit.config.base import Config, Input
 
 WordRules = Literal["english", "general"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NGram = Annotated[int, Field(ge=1, le=50, strict=False)]
+"""Words; not strict, since as a key of JSON it is a string."""
 
 
 class FilterWithInputs(Config):
@@ -66,6 +69,58 @@ class RepetitionConfig(Config):
     """Shorter documents are not looked at."""
 
 
+class GopherQualityConfig(Config):
+    """Limits of Gopher's quality filter (Rae et al. 2021, arXiv:2112.11446, A.1), with the defaults of datatrove."""
+
+    words: WordRules = "english"
+    """Rules by which words are cut: spaCy's for English (a contraction is two words), or those that it has for any
+    language."""
+    min_words: int = Field(default=50, ge=0)
+    """Fewest words that are not all symbols."""
+    max_words: int = Field(default=100_000, ge=1)
+    """Most words that are not all symbols."""
+    min_mean_word_length: float = Field(default=3, ge=0)
+    """Shortest mean length of these words, in characters."""
+    max_mean_word_length: float = Field(default=10, gt=0)
+    """Longest mean length of these words, in characters."""
+    max_symbols_per_word: float = Field(default=0.1, ge=0)
+    """Most hash signs a word, and most ellipses a word."""
+    max_bullet_lines: float = Field(default=0.9, ge=0, le=1)
+    """Largest fraction of lines that begin with a bullet or a hyphen."""
+    max_ellipsis_lines: float = Field(default=0.3, ge=0, le=1)
+    """Largest fraction of lines that end with an ellipsis."""
+    min_alphabetic_words: float = Field(default=0.8, ge=0, le=1)
+    """Smallest fraction of words, signs counted, that have a letter. Manuals and code, which are full of signs, need
+    less."""
+    min_stop_words: int = Field(default=2, ge=0)
+    """How many different words of `stop_words` there must be at least."""
+    stop_words: list[str] = Field(default=["the", "be", "to", "of", "and", "that", "have", "with"])
+    """Words that hardly any text of the language is without; case counts."""
+
+
+class GopherRepetitionConfig(Config):
+    """Limits of Gopher's repetition filter (Rae et al. 2021, arXiv:2112.11446, table A1).
+
+    A paragraph is what stands between empty lines. All limits are fractions, of paragraphs, of lines, or of the text's
+    characters.
+    """
+
+    words: WordRules = "english"
+    """Rules by which words are cut, as in `gopher_quality`."""
+    max_duplicate_paragraphs: Fraction = 0.3
+    """Most paragraphs that came before."""
+    max_duplicate_paragraph_characters: Fraction = 0.2
+    """Most characters in paragraphs that came before."""
+    max_duplicate_lines: Fraction = 0.3
+    """Most lines that came before."""
+    max_duplicate_line_characters: Fraction = 0.2
+    """Most characters in lines that came before."""
+    max_top_ngrams: dict[NGram, Fraction] = Field(default={2: 0.2, 3: 0.18, 4: 0.16})
+    """Most characters in the most frequent n-gram of words, by n."""
+    max_duplicate_ngrams: dict[NGram, Fraction] = Field(default={5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10})
+    """Most characters in n-grams of words that came before, by n."""
+
+
 class CleaningConfig(Config):
     """The steps in the order in which they run; one that is `null` is left out."""
 
@@ -80,3 +135,8 @@ class CleaningConfig(Config):
         """What filters read beside the documents, as inputs of a stage."""
         named = [(name, value) for name, value in self if isinstance(value, FilterWithInputs)]
         return [found for name, value in named for found in value.inputs(f"{key}.{name}")]
+
+    gopher_quality: GopherQualityConfig | None = None
+    """Gopher's quality filter: whether a text is prose."""
+    gopher_repetition: GopherRepetitionConfig | None = None
+    """Gopher's repetition filter: whether a text says the same again and again."""

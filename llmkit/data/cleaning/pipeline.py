@@ -13,6 +13,8 @@ _STEPS = (("unicode", "cleaning.unicode:Unicode"),)
 _FILTERS = (
     ("length", "cleaning.length:Length"),
     ("repetition", "cleaning.repetition:Repetition"),
+    ("gopher_quality", "cleaning.gopher_quality:GopherQuality"),
+    ("gopher_repetition", "cleaning.gopher_repetition:GopherRepetition"),
 )
 """Keys of `cleaning` in the order in which they run, and the class that does the work, made when it is asked for."""
 

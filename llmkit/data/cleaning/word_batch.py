@@ -11,7 +11,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from llmkit.data.cleaning.config import WordRules
 from llmkit.data.cleaning.english import english_exceptions, general_exceptions
 from llmkit.data.cleaning.terminals import SENTENCE_ENDS, SYMBOLS
 from llmkit.data.cleaning.word_rules import Rules
-from llmkit.store.documents import Document
 
 SYMBOL, ALPHABETIC, ENDS_SENTENCE, PUNCTUATION = 1, 2, 4, 8
 """What may hold of a word: only symbols in it; a letter in it; a sign that ends sentences; only punctuation in it."""
@@ -31,7 +30,11 @@ Counts = NDArray[np.int64]
 
 _BASE = 0x9E3779B97F4A7C15
 _RUNS = 1 << 20
+_LEXICON_CHARACTERS = 1 << 25
+"""What a lexicon may hold before a new one is begun."""
 _CHARACTERS = 1 << 20
+_GROUP_CHARACTERS = 1 << 19
+_HASHED_AT_ONCE = 1 << 16
 _SPACE = re.compile(r"\s")
 
 
@@ -60,14 +63,14 @@ class WordBatch:
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     @cached_property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Counts:
         """Characters of each word, [words]."""
-        return self.lexicon.lengths[self.numbers]
+        return self.lexicon.lengths(self.numbers)
 
     @cached_property
     def flags(self) -> NDArray[np.uint8]:
         """What holds of each word, [words]."""
-        return self.lexicon.flags[self.numbers]
+        return self.lexicon.flags(self.numbers)
 
     def sum(self, values: NDArray[Any]) -> Counts:
         """Sum over the words of each text of a value for each word, [texts]."""
@@ -81,7 +84,7 @@ class WordBatch:
 
     def different(self, words: Sequence[str]) -> Counts:
         """How many of the words given each text has, each counted once, [texts]."""
-        column = np.full(len(self.lexicon.lengths), -1, np.int16)
+        column = np.full(self.lexicon.size, -1, np.int16)
         for index, word in enumerate(words):
             number = self.lexicon.number(word)
             if number is not None:
@@ -103,39 +106,40 @@ class Lexicon:
 
     def __init__(self, rules: Rules) -> None:
         self.runs = _Runs(self._add_run)
+        self.characters = 0
         self._rules = rules
         self._words: dict[str, int] = {}
         self._starts = array("q", [0])
         self._pieces = array("i")
         self._lengths = array("q")
         self._flags = array("B")
+        self._hashes = array("Q")
+        self._powers = array("Q")
         self._new: list[str] = []
-        self._hashes = np.zeros(0, np.uint64)
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Characters by word number."""
-        return np.array(self._lengths, np.int64)
+    def size(self) -> int:
+        """How many words there are."""
+        return len(self._lengths)
 
-    @property
-    def flags(self) -> NDArray[np.uint8]:
-        """Flags by word number."""
-        return np.array(self._flags, np.uint8)
+    def lengths(self, numbers: NDArray[np.int32]) -> Counts:
+        """Characters of words."""
+        return _view(self._lengths, np.int64)[numbers]
 
-    @property
-    def hashes(self) -> Hashes:
-        """By word number: the polynomial modulo 2^64 in an odd base whose coefficients are the characters."""
+    def flags(self, numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Flags of words."""
+        return _view(self._flags, np.uint8)[numbers]
+
+    def hashes(self, numbers: NDArray[np.int32]) -> tuple[Hashes, Hashes]:
+        """Of each word the polynomial modulo 2^64 in an odd base whose coefficients are the characters; and the base
+        to the power of its length, by which the hash of what stands before is multiplied where both are put together.
+        """
         if self._new:
-            self._hashes = np.concatenate([self._hashes, _hashes(self._new)])
+            hashes, powers = _hashes(self._new)
+            self._hashes.frombytes(hashes.tobytes())
+            self._powers.frombytes(powers.tobytes())
             self._new = []
-        return self._hashes
-
-    @property
-    def powers(self) -> Hashes:
-        """By word number: the base to the power of the word's length, by which the hash of what stands before the
-        word is multiplied to get that of both put together."""
-        lengths = self.lengths
-        return _powers(int(lengths.max(initial=0)))[lengths]
+        return _view(self._hashes, np.uint64)[numbers], _view(self._powers, np.uint64)[numbers]
 
     def number(self, word: str) -> int | None:
         """Of a word that has come before."""
@@ -143,18 +147,19 @@ class Lexicon:
 
     def words(self, runs: NDArray[np.int64]) -> tuple[NDArray[np.int32], Counts]:
         """Numbers of the words of runs, and how many words each run has."""
-        starts = np.array(self._starts, np.int64)
+        starts = _view(self._starts, np.int64)
         first = starts[runs]
         counts = starts[runs + 1] - first
         before = np.cumsum(counts) - counts
         places = np.repeat(first - before, counts) + np.arange(int(counts.sum()))
-        return np.array(self._pieces, np.int32)[places], counts
+        return _view(self._pieces, np.int32)[places], counts
 
     def _add_run(self, run: str) -> int:
         for word in self._rules.split(run):
             number = self._words.get(word)
             self._pieces.append(self._add_word(word) if number is None else number)
         self._starts.append(len(self._pieces))
+        self.characters += len(run)
         return len(self._starts) - 2
 
     def _add_word(self, word: str) -> int:
@@ -163,6 +168,11 @@ class Lexicon:
         self._flags.append(_flags(word))
         self._new.append(word)
         return number
+
+
+def _view(values: array[Any], kind: Any) -> NDArray[Any]:
+    """An array without a copy, to be indexed and let go at once: as long as it is there, nothing can be appended."""
+    return np.frombuffer(values, kind) if values else np.zeros(0, kind)
 
 
 class _Runs(dict[str, int]):
@@ -179,28 +189,19 @@ class _Runs(dict[str, int]):
 
 
 class Words:
-    """Cuts texts into words, remembering the last batch, so that several filters that look at one cut it once.
+    """Cuts texts into words.
 
     Args:
         rules: by which words are cut.
     """
 
     def __init__(self, rules: WordRules) -> None:
-        self.name = rules
         self._rules = Rules(english_exceptions() if rules == "english" else general_exceptions())
         self._lexicon = Lexicon(self._rules)
-        self._last: tuple[Sequence[Document], WordBatch] | None = None
 
-    def of(self, batch: Sequence[Document]) -> WordBatch:
-        """The words of each document of a batch, which must not have changed if it is the one asked for before."""
-        if self._last is None or self._last[0] is not batch:
-            self._last = (batch, self.of_texts([document.text for document in batch]))
-        return self._last[1]
-
-    def of_texts(self, texts: Sequence[str]) -> WordBatch:
+    def of(self, texts: Sequence[str]) -> WordBatch:
         """The words of each text."""
-        self._last = None
-        if len(self._lexicon.runs) > _RUNS:
+        if len(self._lexicon.runs) > _RUNS or self._lexicon.characters > _LEXICON_CHARACTERS:
             self._lexicon = Lexicon(self._rules)
         number = self._lexicon.runs.__getitem__
         found: list[NDArray[np.int64]] = []
@@ -213,6 +214,26 @@ class Words:
         numbers, words_of_each = self._lexicon.words(np.concatenate(found) if found else np.zeros(0, np.int64))
         runs_before = _starts(runs_of_each)
         return WordBatch(numbers, _starts(words_of_each)[runs_before], self._lexicon)
+
+
+@cache
+def words_by(rules: WordRules) -> Words:
+    """The words that all filters of a process share, since cutting a run for the first time is the slow part."""
+    return Words(rules)
+
+
+def in_groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in their order, as many at a time as are quick to work on."""
+    group: list[str] = []
+    characters = 0
+    for text in texts:
+        if group and characters + len(text) > _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+        group.append(text)
+        characters += len(text)
+    if group:
+        yield group
 
 
 def _starts(counts: Counts) -> Counts:
@@ -253,9 +274,23 @@ def _powers(largest: int) -> Hashes:
     return np.multiply.accumulate(factors)
 
 
-def _hashes(words: Sequence[str]) -> Hashes:
+def _hashes(words: Sequence[str]) -> tuple[Hashes, Hashes]:
     lengths = np.fromiter(map(len, words), np.int64, len(words))
+    longest = int(lengths.max())
+    if longest > _HASHED_AT_ONCE:
+        both = [_hashes_of_long(word) if len(word) > _HASHED_AT_ONCE else _hashes([word]) for word in words]
+        return np.concatenate([hashes for hashes, _ in both]), np.concatenate([powers for _, powers in both])
     codes = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     ends = np.repeat(np.cumsum(lengths), lengths)
-    values = (codes + np.uint64(1)) * _powers(int(lengths.max()))[ends - np.arange(len(codes)) - 1]
-    return np.add.reduceat(values, np.cumsum(lengths) - lengths)
+    powers = _powers(longest)
+    values = (codes + np.uint64(1)) * powers[ends - np.arange(len(codes)) - 1]
+    return np.add.reduceat(values, np.cumsum(lengths) - lengths), powers[lengths]
+
+
+def _hashes_of_long(word: str) -> tuple[Hashes, Hashes]:
+    """Of one word, a piece at a time: a run without white space can be as long as a file."""
+    whole, power = np.zeros(1, np.uint64), np.ones(1, np.uint64)
+    for begin in range(0, len(word), _HASHED_AT_ONCE):
+        hashes, powers = _hashes([word[begin : begin + _HASHED_AT_ONCE]])
+        whole, power = whole * powers + hashes, power * powers
+    return whole, power
