@@ -69,6 +69,25 @@ class RepetitionConfig(Config):
     """Shorter documents are not looked at."""
 
 
+class C4LinesConfig(Config):
+    """Removal of lines as for C4 (Raffel et al. 2020, arXiv:1910.10683, 2.2), with the defaults of datatrove."""
+
+    end_marks: list[str] = Field(default=[".", "?", "!", '"', "'"])
+    """A line that ends with none of these goes, and one that ends with three dots; [] keeps both."""
+    min_words: int = Field(default=3, ge=0)
+    """Lines of fewer words go; words are what white space separates."""
+    max_word_characters: int = Field(default=1000, ge=1)
+    """Lines with a longer word go."""
+    javascript: bool = True
+    """Remove lines with the word JavaScript, which mostly ask to switch it on."""
+    phrases: list[str] = Field(
+        default=["terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"]
+    )
+    """Remove lines with one of these, without regard to case."""
+    citations: bool = True
+    """Take citation marks as Wikipedia has them ("[1]", "[edit]", "[citation needed]") out of lines."""
+
+
 class GopherQualityConfig(Config):
     """Limits of Gopher's quality filter (Rae et al. 2021, arXiv:2112.11446, A.1), with the defaults of datatrove."""
 
@@ -121,11 +140,44 @@ class GopherRepetitionConfig(Config):
     """Most characters in n-grams of words that came before, by n."""
 
 
+class C4Config(Config):
+    """Limits for whole documents as for C4 (Raffel et al. 2020, arXiv:1910.10683, 2.2). The list of bad words is left
+    to `toxicity`."""
+
+    words: WordRules = "english"
+    """Rules by which words are cut, as in `gopher_quality`."""
+    min_sentences: int = Field(default=5, ge=0)
+    """Fewest sentences, each within a line."""
+    lorem_ipsum: bool = True
+    """Drop documents with the words lorem ipsum."""
+    curly_bracket: bool = True
+    """Drop documents with an opening curly bracket."""
+
+
+class FineWebConfig(Config):
+    """Limits of FineWeb's own filters (Penedo et al. 2024, arXiv:2406.17557, 3.6), with the defaults of datatrove."""
+
+    words: WordRules = "english"
+    """Rules by which words are cut, as in `gopher_quality`."""
+    min_punctuated_lines: Fraction = 0.12
+    """Smallest fraction of lines that end with a sign that ends sentences."""
+    max_short_lines: Fraction = 0.67
+    """Largest fraction of lines that are short."""
+    short_line_characters: int = Field(default=30, ge=1)
+    """Most characters of a line that is short."""
+    max_duplicate_characters: Fraction = 0.01
+    """Largest fraction of characters in lines that came before."""
+    max_newlines_per_word: float = Field(default=0.3, ge=0)
+    """Most newlines a word: above it, a text is a list."""
+
+
 class CleaningConfig(Config):
     """The steps in the order in which they run; one that is `null` is left out."""
 
     unicode: UnicodeConfig | None = UnicodeConfig()
     """Unicode clean-up."""
+    c4_lines: C4LinesConfig | None = None
+    """Removal of lines as for C4."""
     length: LengthConfig | None = LengthConfig()
     """Limits of length."""
     repetition: RepetitionConfig | None = RepetitionConfig()
@@ -140,3 +192,7 @@ class CleaningConfig(Config):
     """Gopher's quality filter: whether a text is prose."""
     gopher_repetition: GopherRepetitionConfig | None = None
     """Gopher's repetition filter: whether a text says the same again and again."""
+    c4: C4Config | None = None
+    """C4's rules for whole documents; mostly with `c4_lines`."""
+    fineweb: FineWebConfig | None = None
+    """FineWeb's own filters: whether a text is a list or a menu."""

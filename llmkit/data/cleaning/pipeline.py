@@ -9,12 +9,17 @@ from llmkit.config.base import Config
 from llmkit.data.cleaning.base import Filter, Step
 from llmkit.data.cleaning.config import CleaningConfig
 
-_STEPS = (("unicode", "cleaning.unicode:Unicode"),)
+_STEPS = (
+    ("unicode", "cleaning.unicode:Unicode"),
+    ("c4_lines", "cleaning.c4_lines:C4Lines"),
+)
 _FILTERS = (
     ("length", "cleaning.length:Length"),
     ("repetition", "cleaning.repetition:Repetition"),
     ("gopher_quality", "cleaning.gopher_quality:GopherQuality"),
     ("gopher_repetition", "cleaning.gopher_repetition:GopherRepetition"),
+    ("c4", "cleaning.c4:C4"),
+    ("fineweb", "cleaning.fineweb:FineWeb"),
 )
 """Keys of `cleaning` in the order in which they run, and the class that does the work, made when it is asked for."""
 
