@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkit.cli.options import ConfigOption, JsonOption, SetOption, StageOption
+from llmkit.cli.options import ConfigOption, JsonOption, SetOption, ShardOption, StageOption, parse_shard
 from llmkit.console import emit_json, emit_table, format_seconds, say
 from llmkit.errors import ConfigError
 from llmkit.train.launch import Ranks, on_all_ranks, on_one_rank
@@ -43,6 +43,10 @@ def run(
     on_all_ranks(work)
 
 
+_SHARDED = ("data", "tokens")
+"""Commands whose stages are made of tasks that several machines can share."""
+
+
 def stage_command(command: str) -> Callable[..., None]:
     """The command that runs the stages of one kind, whose inputs must be up to date."""
 
@@ -50,6 +54,16 @@ def stage_command(command: str) -> Callable[..., None]:
         config: ConfigOption, stage: StageOption = None, overrides: SetOption = None, as_json: JsonOption = False
     ) -> None:
         on_all_ranks(lambda ranks: work(_open(config, overrides, ranks), config, stage, as_json))
+
+    def run_shard(
+        config: ConfigOption,
+        stage: StageOption = None,
+        overrides: SetOption = None,
+        shard: ShardOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        part = parse_shard(shard)
+        on_all_ranks(lambda ranks: work(_open(config, overrides, ranks, part), config, stage, as_json))
 
     def work(pipeline: Pipeline, config: Path, stage: list[str] | None, as_json: bool) -> None:
         names = [name for name, kind in pipeline.experiment.kinds.items() if kind.command == command]
@@ -65,10 +79,14 @@ def stage_command(command: str) -> Callable[..., None]:
                         hint=f"Run it by `llmkit {kind.command}`.",
                     )  # fmt: skip
         found = pipeline.run(chosen or names, with_dependencies=False)
-        _close(pipeline, found, as_json)
+        if pipeline.is_first:
+            _close(pipeline, found, as_json)
+        elif as_json:
+            emit_json({"run": str(pipeline.directory), "shard": pipeline.shard})
 
-    run_kind.__name__ = command
-    return run_kind
+    chosen_command = run_shard if command in _SHARDED else run_kind
+    chosen_command.__name__ = command
+    return chosen_command
 
 
 def check(config: ConfigOption, overrides: SetOption = None, as_json: JsonOption = False) -> None:
@@ -133,10 +151,12 @@ def _plan(config: Path, overrides: list[str] | None, device: str | None, count: 
             say(note)
 
 
-def _open(config: Path, overrides: list[str] | None, ranks: Ranks | None = None) -> Pipeline:
+def _open(
+    config: Path, overrides: list[str] | None, ranks: Ranks | None = None, shard: tuple[int, int] | None = None
+) -> Pipeline:
     from llmkit.pipeline.run import Pipeline, load_experiment
 
-    return Pipeline(load_experiment(config, overrides or []), ranks)
+    return Pipeline(load_experiment(config, overrides or []), ranks, shard)
 
 
 def _named(pipeline: Pipeline, stage: list[str] | None) -> list[str] | None:

@@ -50,7 +50,7 @@ class DataConfig(StageConfig):
         return {}
 
     def inputs(self) -> list[Input]:
-        """Every file, folder or pattern of the sources; what filters read; earlier corpora; texts that models are asked."""
+        """Files of the sources; what filters read; earlier corpora, and texts on which models are measured."""
         files = [
             Input(f"sources.{index}.{key}", pattern, ("file",))
             for index, source in enumerate(self.sources)

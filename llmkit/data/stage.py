@@ -15,6 +15,7 @@ from llmkit.data.corpus.build import make_corpus
 from llmkit.data.corpus.reading import DROPPED, QUARANTINE
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.engine import Engine, open_engine
+from llmkit.data.execution.sharing import remove_signs
 from llmkit.data.sources.registry import open_reader
 from llmkit.errors import DataError
 from llmkit.store.attempts import start_over
@@ -47,6 +48,7 @@ def run(config: DataConfig, context: Context) -> Outcome:
     with _engine(config, context) as engine:
         corpus = make_corpus(engine, config, context)
         corpus.put(context.directory)
+        engine.wait_for_others()
     report = corpus.report
     write_json_atomic(context.directory / REPORT, report)
     if report["splits"]["train"]["documents"] == 0:
@@ -59,11 +61,21 @@ def run(config: DataConfig, context: Context) -> Outcome:
     )
 
 
+def share(config: DataConfig, context: Context) -> None:
+    """Do the part of `context.shard` in the tasks, and write nothing but their results.
+
+    Raises:
+        DataError: as `run`.
+    """
+    with _engine(config, context) as engine:
+        make_corpus(engine, config, context)
+
+
 @contextmanager
 def _engine(config: DataConfig, context: Context) -> Iterator[Engine]:
     cache = Cache(work_folder(config, context))
     cache.clear_unfinished()
-    with open_engine(config.executor, cache, context.name) as engine:
+    with open_engine(config.executor, cache, context.name, context.shard) as engine:
         yield engine
 
 
@@ -76,6 +88,7 @@ def work_folder(config: DataConfig, context: Context) -> Path:
 
 def _tidy(config: DataConfig, engine: Engine) -> None:
     """Remove what is wanted no more: everything, or what other settings have left in the stage's own folder."""
+    remove_signs(engine.cache.root, engine.name)
     if not config.work.keep:
         engine.cache.remove(engine.used)
     elif config.work.folder is None:

@@ -10,6 +10,7 @@ from typing import Any
 from llmkit.config.base import Facts, Finding
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.engine import open_engine
+from llmkit.data.execution.sharing import remove_signs
 from llmkit.data.execution.tasks import Task
 from llmkit.data.shards import ShardWriter
 from llmkit.data.tokenization import join, plan_tasks
@@ -63,7 +64,7 @@ def run(config: TokensConfig, context: Context) -> Outcome:
     cache.clear_unfinished()
     tasks = {split: _tasks(config, context, split, place, tokenizer.digest) for split in SPLITS}
     report: dict[str, Any] = {"splits": {}, "sources": {}}
-    with open_engine(config.executor, cache, context.name) as engine:
+    with open_engine(config.executor, cache, context.name, context.shard) as engine:
         results = iter(engine.run([task for split in SPLITS for task in tasks[split]]))
         for split in SPLITS:
             mine = [result for _, result in zip(tasks[split], results, strict=False) if result.facts["sources"]]
@@ -74,6 +75,8 @@ def run(config: TokensConfig, context: Context) -> Outcome:
                     sources = join(mine, writer)
                 report["splits"][split] = _row(writer.documents, writer.tokens, writer.text_bytes)
                 report["sources"][split] = {name: _row(*sums) for name, sums in sources.items()}
+        engine.wait_for_others()
+    remove_signs(cache.root, context.name)
     _check_sources(config, context, report["sources"])
     if not config.work.keep:
         cache.remove([task.key for split in SPLITS for task in tasks[split]])
@@ -96,6 +99,16 @@ def run(config: TokensConfig, context: Context) -> Outcome:
             "bytes_per_token": report["splits"]["train"]["bytes_per_token"],
         },
     )
+
+
+def share(config: TokensConfig, context: Context) -> None:
+    """Do the part of `context.shard` in the tasks, and write nothing but their results."""
+    place = context.inputs["tokenizer"].tokenizer_directory
+    digest = Tokenizer.load(place).digest
+    cache = Cache(_work(config, context))
+    cache.clear_unfinished()
+    with open_engine(config.executor, cache, context.name, context.shard) as engine:
+        engine.run([task for split in SPLITS for task in _tasks(config, context, split, place, digest)])
 
 
 def describe(tokenizer: Tokenizer) -> dict[str, Any]:

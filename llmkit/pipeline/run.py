@@ -27,6 +27,7 @@ from llmkit.train.config import TrainConfig
 from llmkit.train.launch import Ranks
 
 DIGESTS = ".digests.json"
+_NAP = 0.5
 State = Literal["up to date", "missing", "interrupted", "out of date", "waiting"]
 
 
@@ -87,10 +88,14 @@ class Pipeline:
         experiment: settings.
         ranks: the processes that torchrun has started; None for this one alone. Rank 0 looks after what stands on disk
             and does the stages that train nothing; the others take part in training.
+        shard: number of this process, from 1, and count of those that a job scheduler has started to share the work;
+            None for one alone. The first one writes artifacts, the others do their part of the tasks.
     """
 
-    def __init__(self, experiment: Experiment, ranks: Ranks | None = None) -> None:
-        self.experiment, self.ranks = experiment, ranks
+    def __init__(
+        self, experiment: Experiment, ranks: Ranks | None = None, shard: tuple[int, int] | None = None
+    ) -> None:
+        self.experiment, self.ranks, self.shard = experiment, ranks, shard
         self.directory = run_directory(experiment)
         self._digests = DigestCache(self.directory / DIGESTS)
 
@@ -201,7 +206,8 @@ class Pipeline:
         wanted = list(names) if names is not None else list(self.experiment.stages)
         order = self.closure(wanted)
         raise_errors(self.experiment, self.findings(deep=False))
-        self._write_run_file()
+        if self.is_first:
+            self._write_run_file()
         found: list[StageState] = []
         known: dict[str, StageState] = {}
         for name in order:
@@ -215,10 +221,15 @@ class Pipeline:
                     where=self.where(name),
                     hint=f"`llmkit run --config {self.experiment.source.name}` runs every stage that is needed.",
                 )
-            else:
+            elif self.is_first:
                 self._run_stage(name, state)
+            else:
+                self._share_stage(name)
+                if any(name in self.closure([later]) for later in order[order.index(name) + 1 :]):
+                    self._wait_for(name, known)
             known[name] = replace(state, state="up to date")
-        self._digests.save()
+        if self.is_first:
+            self._digests.save()
         if self.ranks is not None:
             self.ranks.tell(None)
         return found
@@ -258,6 +269,28 @@ class Pipeline:
             work.commit(replace(outcome, summary={"seconds": round(seconds, 3), **outcome.summary}))
         say(f"{name}: done in {format_seconds(seconds)}; {summary_line(outcome.summary)}")
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes artifacts; one of several shards that is not does tasks alone."""
+        return self.shard is None or self.shard[0] == 1
+
+    def _share_stage(self, name: str) -> None:
+        """Do this shard's part of a stage; nothing, where its work is not divided."""
+        assert self.shard is not None
+        share = getattr(self.experiment.kinds[name].module(), "share", None)
+        if share is not None:
+            say(f"{name}: shard {self.shard[0]} of {self.shard[1]} starts")
+            # The first one compares every file with its digest.
+            inputs = self.inputs(name, verify=False)
+            share(self.experiment.stages[name], self.context(name, stage_directory(self.experiment, name), inputs))
+            say(f"{name}: shard {self.shard[0]} of {self.shard[1]} is done; shard 1 writes the artifact")
+
+    def _wait_for(self, name: str, known: Mapping[str, StageState]) -> None:
+        """Return when the first shard has written a stage that a later one needs."""
+        say(f"{name}: waiting for shard 1 to write it")
+        while self.state(name, known).state != "up to date":
+            time.sleep(_NAP)
+
     # ---- checks ----
 
     def findings(self, *, deep: bool) -> list[tuple[str, Finding]]:
@@ -288,4 +321,4 @@ class Pipeline:
 
     def context(self, name: str, directory: Path, inputs: Mapping[str, ResolvedInput]) -> Context:
         """The context in which stage `name` works."""
-        return Context(name, stage_seed(self.experiment, name), directory, inputs, self.where(name))
+        return Context(name, stage_seed(self.experiment, name), directory, inputs, self.where(name), shard=self.shard)

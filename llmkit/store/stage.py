@@ -72,6 +72,8 @@ class Context:
         inputs: its inputs by dotted key.
         where: place of the stage in the config, for messages ("a.yaml:12: stages.sft").
         is_main: whether this process writes; the other ranks of a training only compute.
+        shard: number of this process, from 1, and count of those that a job scheduler has started to share the work;
+            None for one alone.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Context:
     inputs: Mapping[str, ResolvedInput] = field(default_factory=dict)
     where: str = ""
     is_main: bool = True
+    shard: tuple[int, int] | None = None
 
     def place(self, key: str) -> str:
         """`where` of a dotted key of this stage, for an error's `where`."""

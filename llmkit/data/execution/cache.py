@@ -89,8 +89,8 @@ class Cache:
 
     def clear_unfinished(self) -> None:
         """Remove what processes of this machine that are no more have left half done."""
-        for folder in (self.root / _UNFINISHED).glob(f"{socket.gethostname()}-*"):
-            process = folder.name.removeprefix(f"{socket.gethostname()}-").partition("-")[0]
+        for folder in (self.root / _UNFINISHED).glob(f"{_machine()}-*"):
+            process = folder.name.removeprefix(f"{_machine()}-").partition("-")[0]
             if not (process.isdigit() and _is_alive(int(process))):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -119,7 +119,7 @@ class Cache:
     def _unfinished(self, key: str) -> Iterator[Path]:
         parent = self.root / _UNFINISHED
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-{key[:8]}-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_machine()}-{os.getpid()}-{key[:8]}-", dir=parent))
         # Others than the owner may have to read what is renamed out of it.
         folder.chmod(0o777 & ~_umask())
         try:
@@ -132,7 +132,7 @@ class Cache:
         if place.exists():
             parent = self.root / _UNFINISHED
             parent.mkdir(parents=True, exist_ok=True)
-            doomed = tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-removed-", dir=parent)
+            doomed = tempfile.mkdtemp(prefix=f"{_machine()}-{os.getpid()}-removed-", dir=parent)
             with contextlib.suppress(FileNotFoundError):
                 place.rename(Path(doomed) / place.name)
             shutil.rmtree(doomed, ignore_errors=True)
@@ -144,11 +144,21 @@ def _umask() -> int:
     return mask
 
 
+def _machine() -> str:
+    """What numbers of processes belong to: containers of one machine may count their own ones."""
+    try:
+        space = Path("/proc/self/ns/pid").readlink().name
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}-{''.join(filter(str.isdigit, space))}"
+
+
 def _is_alive(process: int) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        # A process that has ended and that nobody has waited for yet, a zombie, writes no more.
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:
+    except OSError:
         return True
-    return True
+    return status.rpartition(")")[2].split()[0] not in "ZX"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from llmkit.console import progress
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.config import ExecutorConfig
 from llmkit.data.execution.tasks import Result, Task
+
+if TYPE_CHECKING:
+    from llmkit.data.execution.sharing import Share
 
 
 class Executor(Protocol):
@@ -36,16 +39,18 @@ class Engine:
         cache: where results are.
         executor: who makes those that are not there.
         name: of the stage, for progress.
+        share: what other processes of a job scheduler do of it; None for one that does everything.
     """
 
-    def __init__(self, cache: Cache, executor: Executor, name: str) -> None:
+    def __init__(self, cache: Cache, executor: Executor, name: str, share: Share | None = None) -> None:
         self.cache = cache
         self.used: set[str] = set()
         """Keys of all results asked for."""
         self.made: Counter[str] = Counter()
-        """How many tasks of each name had to be done."""
+        """How many tasks of each name had to be done, here or by others."""
         self._executor = executor
-        self._name = name
+        self._share = share
+        self.name = name
 
     def __enter__(self) -> Self:
         return self
@@ -69,16 +74,26 @@ class Engine:
         """
         missing = {task.key: task for task in tasks if self.cache.get(task.key) is None}
         self.used.update(task.key for task in tasks)
-        if missing:
+        if missing or self._share is not None:
             # The progress of one task is that it is done, which the next one says.
-            label = f"{self._name}: {what or tasks[0].name}"
+            label = f"{self.name}: {what or tasks[0].name}"
             shown = progress(label, len(tasks), len(tasks) - len(missing)) if len(missing) > 1 else nullcontext()
             with shown as bar:
-                for task in self._executor.execute(list(missing.values()), self.cache):
+                for task in self._execute(tasks, missing):
                     self.made[task.name] += 1
                     if bar is not None:
                         bar.advance(1, note=task.label)
         return [self.result(task.key) for task in tasks]
+
+    def wait_for_others(self) -> None:
+        """Return when no process with which the tasks are shared reads results any more."""
+        if self._share is not None:
+            self._share.wait_for_others()
+
+    def _execute(self, tasks: Sequence[Task], missing: Mapping[str, Task]) -> Iterator[Task]:
+        if self._share is not None:
+            return self._share.execute(self._executor, tasks, self.cache)
+        return self._executor.execute(list(missing.values()), self.cache)
 
 
 @contextmanager
@@ -95,6 +110,8 @@ def open_engine(
             one alone.
     """
     from llmkit.data.execution.executors import open_executor
+    from llmkit.data.execution.sharing import Share
 
-    with Engine(cache, open_executor(config, shard), name) as engine:
+    share = None if shard is None else Share(*shard, cache.root, name)
+    with share or nullcontext(), Engine(cache, open_executor(config), name, share) as engine:
         yield engine

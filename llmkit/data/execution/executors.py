@@ -60,11 +60,15 @@ class Automatic:
         return self._pool
 
 
-def open_executor(config: ExecutorConfig, shard: tuple[int, int] | None = None) -> Executor:
+def open_executor(config: ExecutorConfig) -> Executor:
     """The executor that the settings ask for.
 
     Raises:
         MissingDependencyError: Ray is wanted and not installed.
     """
-    executor: Executor = Automatic(None if config.processes == "auto" else config.processes)
-    return executor
+    processes = None if config.processes == "auto" else config.processes
+    if config.kind == "ray":
+        from llmkit.data.execution.cluster import RayCluster
+
+        return RayCluster(config.address, processes)
+    return Automatic(processes)

@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from llmkit import errors
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.tasks import Task
-from llmkit.errors import DataError, LLMKitError
+from llmkit.data.execution.worker import ONE_THREAD, raise_error
+from llmkit.errors import DataError
 
 _ATTEMPTS = 2
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @dataclass
@@ -74,7 +73,7 @@ class LocalPool:
                     task = worker.task
                     answer = worker.answers.readline()
                     if answer:
-                        _raise_error(json.loads(answer))
+                        raise_error(json.loads(answer))
                         worker.task = None
                         yield task
                     else:
@@ -115,7 +114,7 @@ def _start() -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         # Modules that the settings name ("module:function") may be found by this process's path alone.
-        env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
 
 
@@ -128,16 +127,6 @@ def _stop(worker: _Worker) -> None:
                 stream.close()
             except BrokenPipeError:
                 continue
-
-
-def _raise_error(answer: dict[str, Any]) -> None:
-    if "fault" in answer:
-        raise RuntimeError(f"in a worker process:\n{answer['fault']}")
-    if "error" in answer:
-        said = answer["error"]
-        kind = getattr(errors, said["class"], DataError)
-        error: LLMKitError = kind(said["message"], where=said["where"], hint=said["hint"])
-        raise error
 
 
 def _died(task: Task, code: int) -> DataError:

@@ -15,9 +15,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from llmkit import errors
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.tasks import Task
-from llmkit.errors import LLMKitError
+from llmkit.errors import DataError, LLMKitError
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""Environment of processes of which there is one for each processor."""
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +34,22 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
     except Exception:
         return {"fault": traceback.format_exc()}
     return {}
+
+
+def raise_error(said: dict[str, Any]) -> None:
+    """Raise what an answer tells of.
+
+    Raises:
+        LLMKitError: a mistake of the user's, in its own words.
+        RuntimeError: a fault of ours, with its traceback.
+    """
+    if "fault" in said:
+        raise RuntimeError(f"in a worker process:\n{said['fault']}")
+    if "error" in said:
+        told = said["error"]
+        kind = getattr(errors, told["class"], DataError)
+        error: LLMKitError = kind(told["message"], where=told["where"], hint=told["hint"])
+        raise error
 
 
 def _listen(queue: SimpleQueue[str]) -> None:

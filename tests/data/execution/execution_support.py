@@ -57,6 +57,14 @@ def linger(work: Work) -> None:
     time.sleep(600)
 
 
+def node(work: Work) -> Mapping[str, Any]:
+    """Which node of a Ray cluster it is on; takes long enough for another one to begin."""
+    import ray
+
+    time.sleep(0.2)
+    return {"node": ray.get_runtime_context().get_node_id()}
+
+
 def squares(count: int, log: Path) -> list[Task]:
     return [
         Task("square", f"{MODULE}:square", {"number": number}, places={"log": str(log)}, cost=1 << 30)
