@@ -107,7 +107,7 @@ class RowsSource(Config):
 
 
 class FilesSource(RowsSource):
-    """Rows of someone's own files: JSONL, JSON, CSV, TSV or Parquet, plain or compressed (`.gz`, `.bz2`, `.xz`, `.zst`)."""
+    """Rows of someone's own files: JSONL, JSON, CSV, TSV or Parquet, plain or as `.gz`, `.bz2`, `.xz`, `.zst`."""
 
     kind: Literal["files"] = "files"
     """Rows of files."""

@@ -99,14 +99,17 @@ class Members(io.RawIOBase):
         """Where in the file the member begins that was read last."""
 
     def readable(self) -> bool:
+        """It is read only."""
         return True
 
     def close(self) -> None:
+        """Close the file below as well."""
         if not self.closed:
             self._stream.close()
         super().close()
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, or part of it; 0 at the end."""
         room = len(memoryview(buffer).cast("B"))
         data = b""
         while not data:
@@ -166,9 +169,11 @@ class _Zstd(io.RawIOBase):
         self._damage: OSError | None = None
 
     def readable(self) -> bool:
+        """It is read only."""
         return True
 
     def close(self) -> None:
+        """Close the file below as well."""
         if not self.closed:
             self._decoded.close()
             self._stream.close()
@@ -182,7 +187,6 @@ class _Zstd(io.RawIOBase):
             raise ExpansionError(_expands(self._produced))
         view[: len(data)] = data
         return len(data)
-
 
     def _some(self, room: int) -> bytes:
         """As much as there is room for; what came before damage is given before it raises."""
@@ -209,9 +213,11 @@ class _Counted(io.RawIOBase):
         self.count = 0
 
     def readable(self) -> bool:
+        """It is read only."""
         return True
 
     def close(self) -> None:
+        """Close the file below as well."""
         if not self.closed:
             self._stream.close()
         super().close()

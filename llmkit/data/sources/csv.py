@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from llmkit.data.sources.base import Broken, Slice, file_slices, readable_copy, surrogate_problem
+from llmkit.data.sources.base import Broken, Reason, Slice, file_slices, readable_copy, surrogate_problem
 from llmkit.data.sources.files import READ_ERRORS, SourceFile, ending_of
 from llmkit.data.sources.lines import lines
 from llmkit.data.sources.tables import Row, TableForm
@@ -95,7 +95,7 @@ class CsvTable:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    reason = "too large" if isinstance(error, _RowError) else "malformed"
+                    reason: Reason = "too large" if isinstance(error, _RowError) else "malformed"
                     yield Broken(label, file.name, f"line {line}: {error}", reason=reason)
                     continue
                 problem = surrogate_problem("".join(cells))

@@ -246,8 +246,8 @@ def open_text(place: str | Path, encoding: str) -> IO[str]:
 
 
 class _Remote(io.RawIOBase):
-    """A file of a remote file system. What goes wrong in it is a `DataError`, whatever the file system raises; damage of
-    an archive that the file is in is an `OSError`."""
+    """A file of a remote file system. What goes wrong in it is a `DataError`, whatever the file system raises; damage
+    of an archive that the file is in is an `OSError`."""
 
     def __init__(self, filesystem: Any, path: str, url: str) -> None:
         super().__init__()

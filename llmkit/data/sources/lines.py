@@ -60,9 +60,8 @@ def lines(
         for number, (size, line) in enumerate(_split(pieces, longest)):
             if end is not None and start > end:
                 return
-            if number == 0 and begin == 0 and line is not None:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            yield start, line
+            marked = number == 0 and begin == 0 and line is not None
+            yield start, line.removeprefix(codecs.BOM_UTF8) if marked and line is not None else line
             start += size + 1
 
 

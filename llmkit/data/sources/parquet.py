@@ -80,7 +80,11 @@ def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
         if dictionaries:
             stream.seek(0)
             found = pq.ParquetFile(
-                stream, buffer_size=_BUFFER_BYTES, pre_buffer=False, read_dictionary=dictionaries, metadata=found.metadata
+                stream,
+                buffer_size=_BUFFER_BYTES,
+                pre_buffer=False,
+                read_dictionary=dictionaries,
+                metadata=found.metadata,
             )
         with found:
             yield found
@@ -115,7 +119,8 @@ def _may_repeat(chunk: pq.ColumnChunkMetaData) -> bool:
 
 def _rows_at_once(opened: pq.ParquetFile, group: int) -> int:
     metadata = opened.metadata.row_group(group)
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * metadata.num_rows // max(metadata.total_byte_size, 1)))
+    rows: int = _BATCH_BYTES * metadata.num_rows // max(metadata.total_byte_size, 1)
+    return max(1, min(_BATCH_ROWS, rows))
 
 
 def _group_bounds(file: SourceFile) -> list[int]:
