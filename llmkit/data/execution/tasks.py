@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -47,7 +48,9 @@ class Task:
     def key(self) -> str:
         """Digest of all that the result depends on: the name under which it is kept."""
         inputs = {name: list(keys) for name, keys in self.inputs.items()}
-        return sha256_json([FORMAT, self.function, self.version, self.settings, inputs])[:40]
+        # As another process gets them: there, all names are strings, and sorted as such.
+        settings = json.loads(json.dumps(self.settings))
+        return sha256_json([FORMAT, self.function, self.version, settings, inputs])[:40]
 
     def as_json(self) -> dict[str, Any]:
         """For another process; `Task(**value)` is the task again."""
