@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from llmkit.data.corpus.build import make_corpus
 from llmkit.data.corpus.reading import DROPPED, QUARANTINE
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.engine import Engine, open_engine
-from llmkit.data.execution.sharing import remove_signs
+from llmkit.data.execution.sharing import WorkIsOverError, remove_signs
 from llmkit.data.sources.registry import open_reader
 from llmkit.errors import DataError
 from llmkit.store.attempts import start_over
@@ -67,7 +67,7 @@ def share(config: DataConfig, context: Context) -> None:
     Raises:
         DataError: as `run`.
     """
-    with _engine(config, context) as engine:
+    with suppress(WorkIsOverError), _engine(config, context) as engine:
         make_corpus(engine, config, context)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llmkit.config.base import Facts, Finding
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.engine import open_engine
-from llmkit.data.execution.sharing import remove_signs
+from llmkit.data.execution.sharing import WorkIsOverError, remove_signs
 from llmkit.data.execution.tasks import Task
 from llmkit.data.shards import ShardWriter
 from llmkit.data.tokenization import join, plan_tasks
@@ -107,7 +108,7 @@ def share(config: TokensConfig, context: Context) -> None:
     digest = Tokenizer.load(place).digest
     cache = Cache(_work(config, context))
     cache.clear_unfinished()
-    with open_engine(config.executor, cache, context.name, context.shard) as engine:
+    with suppress(WorkIsOverError), open_engine(config.executor, cache, context.name, context.shard) as engine:
         engine.run([task for split in SPLITS for task in _tasks(config, context, split, place, digest)])
 
 

@@ -62,6 +62,8 @@ class Engine:
         """A result that has been asked for."""
         found = self.cache.get(key)
         if found is None:
+            if self._share is not None:
+                self._share.check()
             raise OSError(f"{self.cache.place(key)} has gone while it was in use")
         return found
 

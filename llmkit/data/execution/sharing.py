@@ -48,6 +48,10 @@ class _Peer:
         return f"process {self.said['process']} on {self.said['host']}" if self.seen else "not seen yet"
 
 
+class WorkIsOverError(Exception):
+    """The first one has all results and has begun to remove what nobody needs: there is nothing left to do."""
+
+
 class Share:
     """The part of one process in the tasks of a stage; a context manager that shows whether it is alive.
 
@@ -66,6 +70,7 @@ class Share:
         self._phases: list[str] = []
         self._told: set[int] = set()
         self._beats = 0
+        self._over = False
         self._state = "works"
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -96,6 +101,7 @@ class Share:
 
         Raises:
             DataError: another one is about to do something else.
+            WorkIsOverError: the first one has all results.
         """
         self._phases.append(sha256_json([task.key for task in tasks]))
         self._show()
@@ -123,13 +129,26 @@ class Share:
         nap = _SHORTEST_NAP
         while True:
             self._look()
-            if all(not peer.seen or self._is_gone(number) for number, peer in self._peers.items()):
+            # One that was started again may have shown nothing yet but what its killed self has left.
+            there = (number for number, peer in self._peers.items() if peer.said.get("state") == "works")
+            if all(self._is_gone(number) for number in there):
                 return
             time.sleep(nap)
             nap = min(2 * nap, _LONGEST_NAP)
 
+    def check(self) -> None:
+        """See whether there is still something to do.
+
+        Raises:
+            WorkIsOverError: there is not.
+        """
+        self._show()
+        if self._over:
+            raise WorkIsOverError
+
     def _look(self) -> None:
         """See what the others show."""
+        self.check()
         for number, peer in self._peers.items():
             said = self._read(number)
             if said and said != peer.said:
@@ -162,6 +181,9 @@ class Share:
 
     def _show(self) -> None:
         with self._lock:
+            if self._beats and not self._place(self.number).exists():
+                self._over = True
+                return
             self._beats += 1
             said = {
                 "host": socket.gethostname(),
@@ -171,10 +193,8 @@ class Share:
                 "phases": list(self._phases),
             }
             beside = self._folder / f".{self.number}-of-{self.count}.{socket.gethostname()}.{os.getpid()}"
-            # The folder goes with the last result of work that is not kept.
-            with contextlib.suppress(FileNotFoundError):
-                beside.write_text(canonical_json(said), encoding="utf-8")
-                beside.replace(self._place(self.number))
+            beside.write_text(canonical_json(said), encoding="utf-8")
+            beside.replace(self._place(self.number))
 
     def _read(self, number: int) -> dict[str, Any]:
         try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import threading
 import time
@@ -124,6 +125,38 @@ def test_shards_that_do_other_things_are_told_so(tmp_path: Path) -> None:
     errors = [error for error in in_threads(lambda: shard(1), lambda: shard(2)) if error is not None]
     assert errors
     assert all(isinstance(error, DataError) and "does other work than this one" in error.message for error in errors)
+
+
+def test_one_that_comes_late_hears_that_the_work_is_over(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "work")
+    with pytest.raises(sharing.WorkIsOverError), open_engine(ONE, cache, "test", (2, 2)) as engine:
+        tasks = squares(4, tmp_path / "log")
+        cache.make(tasks[0])
+        sharing.remove_signs(cache.root, "test")
+        cache.remove([tasks[0].key])
+        engine.run(tasks)
+    assert set((tmp_path / "log").read_text().split()) <= set("013")
+
+
+def test_one_that_is_started_again_is_waited_for(tmp_path: Path) -> None:
+    """The first is done before the other, of which an earlier sign is left, shows another."""
+    place = tmp_path / "shards" / "test" / "2-of-2.json"
+    place.parent.mkdir(parents=True)
+    said = {"host": "h", "process": 1, "beat": 7, "state": "works", "phases": []}
+    place.write_text(json.dumps(said))
+    seen: list[float] = []
+
+    def come_back() -> None:
+        time.sleep(0.2)
+        place.write_text(json.dumps({**said, "process": 2, "beat": 1}))
+        time.sleep(0.2)
+        place.write_text(json.dumps({**said, "process": 2, "beat": 2, "state": "done"}))
+        seen.append(time.monotonic())
+
+    with sharing.Share(1, 2, tmp_path, "test") as share:
+        in_threads(share.wait_for_others, come_back)
+        assert time.monotonic() - seen[0] < 0.5
+        assert share._peers[2].said["state"] == "done"
 
 
 def test_signs_of_an_earlier_run_are_no_signs_of_life(tmp_path: Path) -> None:
