@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,14 @@ import ray
 from execution_support import MODULE, squares
 from ray.cluster_utils import Cluster
 
+from llmkit.data import stage
+from llmkit.data.config import DataConfig
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.config import ExecutorConfig
 from llmkit.data.execution.engine import open_engine
 from llmkit.data.execution.tasks import Task
 from llmkit.errors import DataError, MissingDependencyError
+from llmkit.store.stage import Context
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,23 @@ def test_tasks_are_done_on_the_nodes_of_a_cluster(config: ExecutorConfig, tmp_pa
         assert whole.facts == {"total": 55, "facts": 55}
     assert sorted((tmp_path / "log").read_text().split()) == list("012345")
     assert not ray.is_initialized()
+
+
+def test_a_corpus_is_the_same_to_the_byte(config: ExecutorConfig, tmp_path: Path) -> None:
+    texts = [f"Text {number % 35} has many words, some of which come again: {number % 7}." for number in range(40)]
+    for name, mine in (("a", texts[:20]), ("b", texts[20:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*(json.dumps({"text": text}) for text in mine), "{broken"]))
+    sources = [{"kind": "jsonl", "files": [str(tmp_path / f"{name}.jsonl")], "name": name} for name in "ab"]
+    settings = {"sources": sources, "deduplication": {"minhash": {"ngram": 2}, "lines": {}}}
+    found = []
+    for executor in (ExecutorConfig(processes=1), config):
+        directory = tmp_path / executor.kind / "corpus"
+        directory.mkdir(parents=True)
+        stage.run(DataConfig.model_validate({**settings, "executor": executor}), Context("corpus", 1, directory))
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        found.append({path.relative_to(directory).as_posix(): path.read_bytes() for path in files})
+    assert found[0] == found[1]
+    assert {"documents/train-00000.parquet", "dropped/dropped-00000.parquet"} <= found[0].keys()
 
 
 def test_mistakes_and_deaths_on_a_cluster_are_told(config: ExecutorConfig, tmp_path: Path) -> None:
