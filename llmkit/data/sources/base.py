@@ -13,10 +13,11 @@ from llmkit.data.sources.files import SourceFile
 from llmkit.store.documents import Document, document_id
 from llmkit.store.files import sha256_json
 
-Reason = Literal["malformed", "encoding", "unreadable", "too large", "no text", "limits", "refused"]
+Reason = Literal["malformed", "encoding", "unreadable", "too large", "no text", "limits", "refused", "generated"]
 """Why a record is no document: it breaks the rules of its format; its bytes are not valid in their encoding; its file
 is cut off or damaged; it is larger than is read; it holds no text (a picture, a scanned page, an answer that there is
-no such page); reading it took too much time or memory; robots.txt forbids it, or its address is a private one."""
+no such page); reading it took too much time or memory; robots.txt forbids it, or its address is a private one;
+a program wrote it (minified code)."""
 
 _COPY_CHARACTERS = 4096
 SLICE_BYTES = 1 << 26

@@ -243,6 +243,52 @@ class WebSource(SourceConfig):
         return [(f"lists.{index}", path) for index, path in enumerate(self.lists)]
 
 
+class MarkdownSource(DecodedFileSource):
+    """Files of Markdown, each one document: the text as it is, its front matter as metadata."""
+
+    kind: Literal["markdown"] = "markdown"
+    """Files of Markdown, each one document: the text as it is, its front matter as metadata."""
+
+
+class EpubSource(FileSource):
+    """Books in EPUB, each one document, their chapters in reading order. Needs the extra `web`."""
+
+    kind: Literal["epub"] = "epub"
+    """Books in EPUB, each one document, their chapters in reading order. Needs the extra `web`."""
+    seconds: float = Field(default=30.0, gt=0)
+    """Computing time that a book may take."""
+    megabytes: int = Field(default=1024, ge=64)
+    """Memory that a book may take, in MiB."""
+
+
+class PdfSource(FileSource):
+    """PDF files with a text layer, each one document. Needs the extra `data`."""
+
+    kind: Literal["pdf"] = "pdf"
+    """PDF files with a text layer, each one document. Needs the extra `data`."""
+    seconds: float = Field(default=60.0, gt=0)
+    """Computing time that a file may take."""
+    megabytes: int = Field(default=1024, ge=64)
+    """Memory that a file may take, in MiB."""
+
+
+class CodeSource(SourceConfig):
+    """Trees of source code, each file one document. Needs the extra `data`."""
+
+    kind: Literal["code"] = "code"
+    """Trees of source code, each file one document. Needs the extra `data`."""
+    folders: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    """Folders of which every file of a known programming language is read, but for what a `.gitignore` leaves out."""
+    generated: bool = False
+    """Keep files that say that a program wrote them, and minified ones."""
+    max_bytes: int = Field(default=1 << 20, ge=1 << 10)
+    """Bytes of the largest file that is read."""
+
+    def files_read(self) -> list[tuple[str, str]]:
+        """Each folder."""
+        return [(f"folders.{index}", folder) for index, folder in enumerate(self.folders)]
+
+
 AnySource = Annotated[
     PythonDocsSource
     | TextSource
@@ -252,6 +298,10 @@ AnySource = Annotated[
     | ArrowSource
     | HtmlSource
     | WebSource
+    | MarkdownSource
+    | EpubSource
+    | PdfSource
+    | CodeSource
     | DatasetSource,
     Field(discriminator="kind"),
 ]

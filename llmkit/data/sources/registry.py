@@ -16,6 +16,10 @@ _READERS = {
     "arrow": "llmkit.data.sources.tables:TableReader",
     "html": "llmkit.data.sources.html:HtmlReader",
     "web": "llmkit.data.sources.web:WebReader",
+    "markdown": "llmkit.data.sources.markdown:MarkdownReader",
+    "epub": "llmkit.data.sources.books:BookReader",
+    "pdf": "llmkit.data.sources.books:BookReader",
+    "code": "llmkit.data.sources.code:CodeReader",
     "dataset": "llmkit.data.sources.dataset:DatasetReader",
 }
 
