@@ -4,6 +4,7 @@ import gzip
 import io
 import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -150,14 +151,12 @@ def test_text_and_metadata_of_a_pdf(tmp_path: Path) -> None:
         (b"x" * 2_000_000, {"too large"}),
         (pdf("One")[:150], {"malformed"}),
         (pdf(""), {"no text"}),
-        (pdf("a" * 2000), {"too large"}),
         (pdf("One").replace(b"/Kids[4 0 R]", b"/Kids[2 0 R]"), {"malformed", "no text"}),
         (encrypted_pdf("password"), {"unreadable"}),
     ],
 )
 def test_broken_pdfs(tmp_path: Path, data: bytes, reasons: set[str]) -> None:
-    most = 1500 if len(data) < 3000 and b"aaaa" in data else 1_000_000
-    found = read(tmp_path, "pdf", {"a.pdf": data}, max_bytes=most)
+    found = read(tmp_path, "pdf", {"a.pdf": data}, max_bytes=1_000_000)
     assert isinstance(broken := found["a.pdf"], Broken)
     assert broken.reason in reasons, broken.detail
 
@@ -208,3 +207,20 @@ def test_broken_markdown(tmp_path: Path, name: str, data: bytes, reason: str) ->
 def test_what_only_looks_like_front_matter_is_text(tmp_path: Path, text: str) -> None:
     (record,) = read(tmp_path, "markdown", {"a.md": text.encode()}).values()
     assert (record.text, isinstance(record, Document)) == (text, True)
+
+
+def test_a_pdf_beyond_its_limits(tmp_path: Path) -> None:
+    slow = pdf("x) Tj (y" * 60_000)
+    found = read(tmp_path, "pdf", {"a.pdf": slow, "b.pdf": pdf("One")}, seconds=0.2)
+    assert isinstance(broken := found["a.pdf"], Broken)
+    assert (broken.reason, broken.detail) == ("limits", "reading it took more than 0.2 s of computing time")
+    assert found["b.pdf"].text == "One"
+
+
+def test_a_pdf_that_expands_without_end(tmp_path: Path) -> None:
+    bomb = zlib.compress(b" " * 200_000_000, 9)
+    head, _, tail = pdf("One").partition(b"<</Length ")
+    content = b"<</Filter/FlateDecode/Length %d>>stream\n%s" % (len(bomb), bomb)
+    found = read(tmp_path, "pdf", {"a.pdf": head + content + tail[tail.index(b"\nendstream") :]}, megabytes=256)
+    assert isinstance(broken := found["a.pdf"], Broken)
+    assert broken.reason in {"limits", "malformed", "no text"}
