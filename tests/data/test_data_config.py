@@ -68,7 +68,7 @@ def test_a_dataset_that_may_change_is_worth_a_warning() -> None:
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ({"kind": "pdf", "files": ["a"]}, "does not match any of the expected tags"),
+        ({"kind": "docx", "files": ["a"]}, "does not match any of the expected tags"),
         ({"kind": "text"}, "Field required"),
         ({"kind": "text", "files": []}, "at least 1 item"),
         ({"kind": "text", "files": "a.txt"}, "valid list"),
