@@ -23,6 +23,8 @@ _PREFIXES = tuple("+#$€£")
 _JOINTS = tuple(".,-/")
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15
 _MOST_CHARACTERS = 24
+_DRAWS = 32
+"""How often digits are drawn anew before a zero is put in front."""
 
 
 class Phones:
@@ -136,14 +138,27 @@ class Phones:
         digits = "".join(_DIGITS.findall(text))
         # What stands before the national number (country code, trunk prefix) stays.
         kept = digits[: max(0, len(digits) - national)]
-        while True:
-            drawn = "".join(str(draw.below(10)) for _ in digits[len(kept) :])
-            read = [(f"+{country}{drawn}", None), *((kept + drawn, region) for region in self._regions)]
-            numbers = [self._parsed(number, region) for number, region in read]
-            if not any(number is not None and self._library.is_valid_number(number) for number in numbers):
-                break
-        characters = iter(kept + drawn)
-        return "".join(next(characters) if "0" <= character <= "9" else character for character in text)
+        regions = () if text.startswith("+") else self._regions
+        drawn = ""
+        for zeros in range(len(digits) - len(kept) + 1):
+            # Some plans assign nearly everything but numbers that begin with zeros.
+            for _ in range(_DRAWS):
+                drawn = "0" * zeros + "".join(str(draw.below(10)) for _ in digits[len(kept) + zeros :])
+                if not self._is_assigned(f"+{country}{drawn}", None) and not any(
+                    self._is_assigned(kept + drawn, region) for region in regions
+                ):
+                    return _in_form(text, kept + drawn)
+        return _in_form(text, kept + drawn)
+
+    def _is_assigned(self, text: str, region: str | None) -> bool:
+        number = self._parsed(text, region)
+        return number is not None and bool(self._library.is_valid_number(number))
+
+
+def _in_form(text: str, digits: str) -> str:
+    """A text with other digits in the place of its own."""
+    drawn = iter(digits)
+    return "".join(next(drawn) if "0" <= character <= "9" else character for character in text)
 
 
 def _touches(text: str, begin: int, end: int) -> bool:
