@@ -13,12 +13,57 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 Maker = Callable[[random.Random], tuple[str, str]]
-_NAMES = (
-    "anna bob carla dmitri elena farid grace hiro ines jonas kofi lena mario nadia oskar priya quentin rosa".split()
-)
-_SURNAMES = "smith garcia mueller tanaka okafor rossi dubois kowalski novak silva andersen patel chen wilson".split()
-_HOSTS = "acme brightfield northwind kestrel lumen orchard pinegrove quarry saltmarsh tidewater umbra vantage".split()
-_ENDINGS = "com org net co.uk de fr io edu gov.au com.br it nl tech".split()
+_NAMES = [
+    "anna",
+    "bob",
+    "carla",
+    "dmitri",
+    "elena",
+    "farid",
+    "grace",
+    "hiro",
+    "ines",
+    "jonas",
+    "kofi",
+    "lena",
+    "mario",
+    "nadia",
+    "oskar",
+    "priya",
+    "quentin",
+    "rosa",
+]
+_SURNAMES = [
+    "smith",
+    "garcia",
+    "mueller",
+    "tanaka",
+    "okafor",
+    "rossi",
+    "dubois",
+    "kowalski",
+    "novak",
+    "silva",
+    "andersen",
+    "patel",
+    "chen",
+    "wilson",
+]
+_HOSTS = [
+    "acme",
+    "brightfield",
+    "northwind",
+    "kestrel",
+    "lumen",
+    "orchard",
+    "pinegrove",
+    "quarry",
+    "saltmarsh",
+    "tidewater",
+    "umbra",
+    "vantage",
+]
+_ENDINGS = ["com", "org", "net", "co.uk", "de", "fr", "io", "edu", "gov.au", "com.br", "it", "nl", "tech"]
 PROSE = [
     "The committee met on Tuesday to discuss the budget of the coming year.",
     "Rain fell over the valley for most of the afternoon, and the river rose.",
@@ -57,6 +102,7 @@ def _luhn_digit(digits: str) -> str:
 
 
 def email(draw: random.Random) -> tuple[str, str]:
+    """An e-mail address: the words around it, and itself."""
     name, surname = draw.choice(_NAMES), draw.choice(_SURNAMES)
     local = draw.choice(
         [
@@ -85,6 +131,7 @@ def email(draw: random.Random) -> tuple[str, str]:
 
 
 def ip_v4(draw: random.Random) -> tuple[str, str]:
+    """An IPv4 address: the words around it, and itself."""
     while True:
         parts = [
             draw.choice([5, 8, 23, 31, 45, 62, 78, 91, 104, 130, 151, 185, 203, 212]),
@@ -106,6 +153,7 @@ def ip_v4(draw: random.Random) -> tuple[str, str]:
 
 
 def ip_v6(draw: random.Random) -> tuple[str, str]:
+    """An IPv6 address: the words around it, and itself."""
     head = draw.choice(["2a00:1450", "2a02:8108", "2001:4860", "2606:4700", "2403:6200"])
     groups = [_of(draw, _HEX, 4).lstrip("0") or "0" for _ in range(6)]
     address = draw.choice(
@@ -118,7 +166,24 @@ def ip_v6(draw: random.Random) -> tuple[str, str]:
 
 # Phone numbers
 
-_US_AREAS = "212 213 312 404 415 503 512 602 617 650 702 713 206 305 718 303".split()
+_US_AREAS = [
+    "212",
+    "213",
+    "312",
+    "404",
+    "415",
+    "503",
+    "512",
+    "602",
+    "617",
+    "650",
+    "702",
+    "713",
+    "206",
+    "305",
+    "718",
+    "303",
+]
 
 
 def _us(draw: random.Random) -> tuple[str, str, str]:
@@ -126,6 +191,7 @@ def _us(draw: random.Random) -> tuple[str, str, str]:
 
 
 def phone_us(draw: random.Random) -> tuple[str, str]:
+    """A phone number of the United States: the words around it, and itself."""
     area, office, line = _us(draw)
     number = draw.choice(
         [f"({area}) {office}-{line}", f"{area}-{office}-{line}", f"{area}.{office}.{line}", f"1-{area}-{office}-{line}"]
@@ -136,6 +202,7 @@ def phone_us(draw: random.Random) -> tuple[str, str]:
 
 
 def phone_plus(draw: random.Random) -> tuple[str, str]:
+    """A phone number with its country code: the words around it, and itself."""
     area, office, line = _us(draw)
     number = draw.choice(
         [
@@ -155,6 +222,7 @@ def phone_plus(draw: random.Random) -> tuple[str, str]:
 
 
 def phone_national(draw: random.Random) -> tuple[str, str]:
+    """A phone number as it is written inside of its country: the words around it, and itself."""
     number = draw.choice(
         [
             f"020 7{_digits(draw, 3)} {_digits(draw, 4)}",
@@ -167,6 +235,7 @@ def phone_national(draw: random.Random) -> tuple[str, str]:
 
 
 def phone_bare(draw: random.Random) -> tuple[str, str]:
+    """A phone number without punctuation, behind a word that says what it is: the words around it, and itself."""
     return draw.choice(["phone: {}", "Call me at {} tomorrow.", "mobile {}", "Fax: {}"]), "".join(_us(draw))
 
 
@@ -174,6 +243,7 @@ def phone_bare(draw: random.Random) -> tuple[str, str]:
 
 
 def card(draw: random.Random) -> tuple[str, str]:
+    """A card number: the words around it, and itself."""
     prefix, length = draw.choice(
         [
             ("4" + _digits(draw, 5), 16),
@@ -245,6 +315,7 @@ def _in_fours(text: str) -> str:
 
 
 def iban(draw: random.Random) -> tuple[str, str]:
+    """An IBAN: the words around it, and itself."""
     number = _iban(draw)
     number = draw.choice([number, _in_fours(number)])
     return draw.choice(
@@ -260,20 +331,24 @@ def _birthday(draw: random.Random) -> tuple[int, int, int]:
 
 
 def us_ssn(draw: random.Random) -> tuple[str, str]:
+    """A social security number of the United States: the words around it, and itself."""
     area = draw.choice([number for number in range(1, 900) if number not in (666, 78, 457, 219)])
     number = f"{area:03d}-{draw.randint(1, 99):02d}-{draw.randint(1, 9999):04d}"
     return draw.choice(["SSN {}", "My social security number is {}.", "Applicant: Anna Smith, {}, Boston"]), number
 
 
 def fr_nir(draw: random.Random) -> tuple[str, str]:
+    """A French NIR: the words around it, and itself."""
     year, month, _ = _birthday(draw)
-    body = f"{draw.choice('12')}{year % 100:02d}{month:02d}{draw.randint(21, 95):02d}{draw.randint(1, 400):03d}{draw.randint(1, 999):03d}"
+    body = f"{draw.choice('12')}{year % 100:02d}{month:02d}{draw.randint(21, 95):02d}"
+    body += f"{draw.randint(1, 400):03d}{draw.randint(1, 999):03d}"
     key = 97 - int(body) % 97
     number = f"{body[0]} {body[1:3]} {body[3:5]} {body[5:7]} {body[7:10]} {body[10:13]} {key:02d}"
     return draw.choice(["Numéro de sécurité sociale : {}", "Anna Dubois, {}, Lyon"]), number
 
 
 def es_dni(draw: random.Random) -> tuple[str, str]:
+    """A Spanish DNI: the words around it, and itself."""
     number = draw.randint(10_000_000, 99_999_999)
     return draw.choice(["con DNI {}", "NIF: {}"]), f"{number}{'TRWAGMYFPDXBNJZSQVHLCKE'[number % 23]}"
 
@@ -325,8 +400,10 @@ _ODD = dict(
 
 
 def it_cf(draw: random.Random) -> tuple[str, str]:
+    """An Italian codice fiscale: the words around it, and itself."""
     year, month, day = _birthday(draw)
-    body = f"{_of(draw, 'BCDFGLMNPRST', 6)}{year % 100:02d}{'ABCDEHLMPRST'[month - 1]}{day:02d}{draw.choice('ABCDEFGHIL')}{draw.randint(1, 999):03d}"
+    body = f"{_of(draw, 'BCDFGLMNPRST', 6)}{year % 100:02d}{'ABCDEHLMPRST'[month - 1]}{day:02d}"
+    body += f"{draw.choice('ABCDEFGHIL')}{draw.randint(1, 999):03d}"
     total = sum(
         _ODD[letter] if place % 2 == 0 else int(letter, 36) - (10 if letter.isalpha() else 0)
         for place, letter in enumerate(body)
@@ -335,6 +412,7 @@ def it_cf(draw: random.Random) -> tuple[str, str]:
 
 
 def pl_pesel(draw: random.Random) -> tuple[str, str]:
+    """A Polish PESEL: the words around it, and itself."""
     year, month, day = _birthday(draw)
     body = f"{year % 100:02d}{month:02d}{day:02d}{_digits(draw, 4)}"
     total = sum(int(digit) * weight for digit, weight in zip(body, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3), strict=True))
@@ -342,6 +420,7 @@ def pl_pesel(draw: random.Random) -> tuple[str, str]:
 
 
 def fi_hetu(draw: random.Random) -> tuple[str, str]:
+    """A Finnish henkilötunnus: the words around it, and itself."""
     year, month, day = _birthday(draw)
     date, serial = f"{day:02d}{month:02d}{year % 100:02d}", f"{draw.randint(2, 899):03d}"
     return draw.choice(
@@ -350,6 +429,7 @@ def fi_hetu(draw: random.Random) -> tuple[str, str]:
 
 
 def br_cpf(draw: random.Random) -> tuple[str, str]:
+    """A Brazilian CPF: the words around it, and itself."""
     body = _digits(draw, 9)
     while len(set(body)) == 1:
         body = _digits(draw, 9)
@@ -360,6 +440,7 @@ def br_cpf(draw: random.Random) -> tuple[str, str]:
 
 
 def cn_ric(draw: random.Random) -> tuple[str, str]:
+    """A Chinese resident identity number: the words around it, and itself."""
     year, month, day = _birthday(draw)
     body = f"{draw.choice(['110101', '310104', '440305', '330106'])}{year}{month:02d}{day:02d}{_digits(draw, 3)}"
     total = sum(int(digit) * pow(2, 17 - place, 11) for place, digit in enumerate(body))
@@ -367,6 +448,7 @@ def cn_ric(draw: random.Random) -> tuple[str, str]:
 
 
 def gb_nhs(draw: random.Random) -> tuple[str, str]:
+    """A British NHS number: the words around it, and itself."""
     while True:
         body = _digits(draw, 9)
         check = 11 - sum(int(digit) * weight for digit, weight in zip(body, range(10, 1, -1), strict=True)) % 11
@@ -377,6 +459,7 @@ def gb_nhs(draw: random.Random) -> tuple[str, str]:
 
 
 def nl_bsn(draw: random.Random) -> tuple[str, str]:
+    """A Dutch BSN: the words around it, and itself."""
     while True:
         body = str(draw.randint(10_000_000, 99_999_999))
         check = sum(int(digit) * weight for digit, weight in zip(body, range(9, 1, -1), strict=True)) % 11
@@ -388,6 +471,7 @@ def nl_bsn(draw: random.Random) -> tuple[str, str]:
 
 
 def known_key(draw: random.Random) -> tuple[str, str]:
+    """A key in a form that its issuer documents: the words around it, and itself."""
     key = draw.choice(
         [
             "AKIA" + _of(draw, string.ascii_uppercase + "234567", 16),
@@ -409,6 +493,7 @@ def known_key(draw: random.Random) -> tuple[str, str]:
 
 
 def jwt(draw: random.Random) -> tuple[str, str]:
+    """A JSON web token: the words around it, and itself."""
     parts = [
         json.dumps({"alg": "HS256", "typ": "JWT"}),
         json.dumps({"sub": _digits(draw, 10), "iat": draw.randint(10**9, 2 * 10**9)}),
@@ -418,12 +503,14 @@ def jwt(draw: random.Random) -> tuple[str, str]:
 
 
 def private_key(draw: random.Random) -> tuple[str, str]:
+    """A private key in PEM: the words around it, and itself."""
     lines = "\n".join(_of(draw, _ALNUM + "+/", 64) for _ in range(6))
     name = draw.choice(["RSA PRIVATE KEY", "PRIVATE KEY", "EC PRIVATE KEY", "OPENSSH PRIVATE KEY"])
     return "The file holds\n{}\n", f"-----BEGIN {name}-----\n{lines}\n-----END {name}-----"
 
 
 def password(draw: random.Random) -> tuple[str, str]:
+    """A password behind a word that says what it is: the words around it, and itself."""
     value = draw.choice(
         [
             draw.choice(_SURNAMES).title() + _digits(draw, 3) + draw.choice("!#$%"),
@@ -445,6 +532,7 @@ def password(draw: random.Random) -> tuple[str, str]:
 
 
 def named_key(draw: random.Random) -> tuple[str, str]:
+    """A random key behind a name that says what it is: the words around it, and itself."""
     value = _of(draw, _ALNUM, 31) + draw.choice(string.digits)
     return draw.choice(
         ['api_key = "{}"', "ACCESS_TOKEN={}", "client_secret: {}", '"secret": "{}",', "aws_secret_access_key = {}"]
@@ -503,7 +591,7 @@ def _date(draw: random.Random) -> str:
             f"{day:02d}.{month:02d}.{year}",
             f"{month}/{day}/{year}",
             f"{year}{month:02d}{day:02d}",
-            f"{year}-{month:02d}-{day:02d}T{draw.randint(0, 23):02d}:{draw.randint(0, 59):02d}:{draw.randint(0, 59):02d}Z",
+            f"{year}-{month:02d}-{day:02d}T{draw.randint(0, 23):02d}:{draw.randint(0, 59):02d}:00Z",
         ]
     )
 
@@ -562,7 +650,7 @@ LOOKALIKES: Mapping[str, Maker] = {
     "decorator": lambda draw: ("    {}\n    def get(self): ...", f"@app.{draw.choice(['route', 'task', 'command'])}"),
     "package": lambda draw: (
         "npm install {}",
-        f"{draw.choice(['lodash', 'react', '@angular/core'])}@{draw.randint(1, 20)}.{draw.randint(0, 9)}.{draw.randint(0, 9)}",
+        f"{draw.choice(['lodash', 'react', '@angular/core'])}@{draw.randint(1, 20)}.{draw.randint(0, 9)}.2",
     ),
     "image": lambda draw: ("<img src='img/{}'>", f"{draw.choice(['logo', 'icon'])}@{draw.choice('23')}x.png"),
     "repository": lambda draw: ("git clone {}", f"git@github.com:{draw.choice(_HOSTS)}/{draw.choice(_NAMES)}.git"),

@@ -118,15 +118,17 @@ def score(step: PersonalData, documents: Sequence[Labelled]) -> Scores:
 
 
 def found_again(documents: Sequence[Labelled]) -> list[str]:
-    """Texts in which something is found after everything was replaced."""
+    """Pieces of replaced texts that are found and were not there before: replacements, and what they make of the text
+    beside them. What was missed, and is found once a neighbour is replaced, is counted as missed already."""
     step = PersonalData(PersonalDataConfig.model_validate({**dict.fromkeys(KINDS, "replace"), "regions": REGIONS}))
     replaced = step.apply([Document("", document.text, "generated", "") for document in documents])
     texts = [verdict.text for verdict in replaced if isinstance(verdict, Document)]
-    return [
-        text[piece.found.begin : piece.found.end]
-        for text, pieces in zip(texts, step.find(texts), strict=True)
+    found = [
+        (document.text, text[piece.found.begin : piece.found.end])
+        for document, text, pieces in zip(documents, texts, step.find(texts), strict=True)
         for piece in pieces
     ]
+    return [piece for before, piece in found if piece not in before]
 
 
 def megabytes_a_second(step: PersonalData, documents: Sequence[Labelled]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from llmkit.config.base import Config, Input
+from llmkit.data.personal.config import PersonalDataConfig
 
 WordRules = Literal["english", "general"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -178,6 +179,8 @@ class CleaningConfig(Config):
     """Unicode clean-up."""
     c4_lines: C4LinesConfig | None = None
     """Removal of lines as for C4."""
+    personal_data: PersonalDataConfig | None = None
+    """Personal data: masked, replaced, or the document dropped."""
     length: LengthConfig | None = LengthConfig()
     """Limits of length."""
     repetition: RepetitionConfig | None = RepetitionConfig()

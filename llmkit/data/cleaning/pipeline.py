@@ -12,6 +12,7 @@ from llmkit.data.cleaning.config import CleaningConfig
 _STEPS = (
     ("unicode", "cleaning.unicode:Unicode"),
     ("c4_lines", "cleaning.c4_lines:C4Lines"),
+    ("personal_data", "personal.step:PersonalData"),
 )
 _FILTERS = (
     ("length", "cleaning.length:Length"),

@@ -93,7 +93,7 @@ class Detector(Protocol):
         ...
 
     def surrogate(self, text: str, found: Found, draw: Draw) -> str:
-        """Something of the same form that belongs to nobody, and that `find` finds no more.
+        """Something of the same form that belongs to nobody; another one when called again with the same stream.
 
         Args:
             text: the piece as it is written.

@@ -52,8 +52,8 @@ class PersonalDataConfig(Config):
     mask: str = Field(default="[{kind}]", min_length=1)
     """What stands in place of what was masked; `{kind}` is the kind's name."""
     seed: int = Field(default=0, ge=0, lt=1 << 64)
-    """What replacements depend on beside the value: the same seed gives the same replacements in every corpus. Whoever
-    knows the seed can try values, so a corpus given to others deserves one that is not."""
+    """What replacements depend on beside the value: the same seed, kinds and regions give the same replacements in
+    every corpus. Whoever knows the seed can try values, so a corpus given to others deserves one that is not known."""
 
     @model_validator(mode="after")
     def _named_apart(self) -> PersonalDataConfig:

@@ -9,7 +9,8 @@ from llmkit.data.personal.base import Draw, Found, joins
 from llmkit.errors import MissingDependencyError
 
 _CARD = re.compile(
-    r"[2-6][0-9]{3}(?:[0-9]{9,15}|([ -])(?:[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?|[0-9]{6}\1[0-9]{4,5}))(?![0-9])"
+    r"(?<![0-9A-Za-z])[2-6][0-9]{3}"
+    r"(?:[0-9]{9,15}|([ -])(?:[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?|[0-9]{6}\1[0-9]{4,5}))(?![0-9])"
 )
 _ISSUERS = (
     (re.compile(r"4"), (13, 16, 19)),
@@ -28,8 +29,8 @@ _CARD_NAME = re.compile(
     r"\b(?:cards?|visa|master ?card|maestro|amex|american express|diners|discover|jcb|union ?pay|credit|debit|pan)\b",
     re.IGNORECASE,
 )
-_GROUP_BEFORE = re.compile(r"(?<![0-9A-Za-z])(?:[0-9]{4}|[A-Z]{2}[0-9]{2})[ -]$")
-_GROUP_AFTER = re.compile(r"[ -][0-9]{3,4}(?![0-9])")
+_GROUP_BEFORE = re.compile(r"(?<![0-9A-Za-z])(?:[0-9]{4}|[A-Z]{2}[0-9]{2})([ -])$")
+_GROUP_AFTER = re.compile(r"([ -])[0-9]{3,4}(?![0-9])")
 _NEAR = 40
 
 
@@ -50,10 +51,10 @@ class Cards:
         """Numbers in their order."""
         for match in _CARD.finditer(text):
             digits = "".join(filter(str.isdigit, match[0]))
-            if luhn(digits) and self._is_card(text, match.start(), match.end(), digits, match[1] is not None):
+            if luhn(digits) and self._is_card(text, match.start(), match.end(), digits, match[1]):
                 yield Found(match.start(), match.end(), digits)
 
-    def _is_card(self, text: str, begin: int, end: int, digits: str, grouped: bool) -> bool:
+    def _is_card(self, text: str, begin: int, end: int, digits: str, separator: str | None) -> bool:
         before, after = text[max(0, begin - _NEAR) : begin], text[end : end + 2]
         if joins(before[-1:]) or before[-1:] in (".", "-", "+") or joins(after[:1]):
             return False
@@ -62,9 +63,10 @@ class Cards:
         if not any(begins.match(digits) and len(digits) in lengths for begins, lengths in _ISSUERS):
             return False
         named = bool(_CARD_NAME.search(before))
-        if grouped:
+        if separator is not None:
             # Groups that go on are an account number's or a table's.
-            return named or not (_GROUP_BEFORE.search(before) or _GROUP_AFTER.match(text, end))
+            beside = (_GROUP_BEFORE.search(before), _GROUP_AFTER.match(text, end))
+            return named or not any(group is not None and group[1] == separator for group in beside)
         needs_name = len(digits) in _NEEDS_NAME or (digits[0] == "6" and not digits.startswith(("6011", "65", "64")))
         return named or not needs_name
 
@@ -114,5 +116,5 @@ class Ibans:
                 written = written.rpartition(" ")[0]
 
     def surrogate(self, text: str, found: Found, draw: Draw) -> str:
-        """The same country and form with check digits 00, which no account has."""
+        """The same country and form with check digits 00, which no account has (ISO 7064 gives 02 to 98)."""
         return _written_like(text, found.value[:2] + "00" + draw.like(found.value[4:]))

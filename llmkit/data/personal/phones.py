@@ -169,7 +169,7 @@ def _touches(text: str, begin: int, end: int) -> bool:
         return True
     if (before in _JOINTS and last.isalnum()) or (before == ":" and last.isdigit()):
         return True
-    return (after in _JOINTS or after == ":") and further.isdigit()
+    return (after in _JOINTS and further.isdigit()) or (after == ":" and further.isalnum())
 
 
 def _is_gap(run: str, one: re.Match[str], other: re.Match[str]) -> bool:

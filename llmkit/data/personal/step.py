@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from llmkit.data.cleaning.base import Dropped, Verdict
 from llmkit.data.personal.base import Detector, Draw, Found
-from llmkit.data.personal.config import PersonalDataConfig
+from llmkit.data.personal.config import KINDS, PersonalDataConfig
 from llmkit.data.personal.identity import Identities
 from llmkit.data.personal.network import Addresses, Emails
 from llmkit.data.personal.payment import Cards, Ibans
@@ -21,6 +21,9 @@ from llmkit.store.documents import Document
 
 METADATA = "personal_data"
 """Key in a changed document's metadata: how many pieces of each kind were masked or replaced ("email 2, phone 1")."""
+
+_DRAWS = 32
+"""How often a replacement is drawn anew that would be found again, mostly as another kind."""
 
 
 class Piece(NamedTuple):
@@ -48,6 +51,7 @@ class PersonalData:
         self._actions = config.actions()
         self._ranks = {kind: rank for rank, kind in enumerate(self._actions)}
         self._detectors = detectors(config)
+        self._known = [detector for kind, detector in self._detectors.items() if kind in KINDS]
 
     def apply(self, batch: Sequence[Document]) -> list[Verdict]:
         """One verdict for each document; `personal_data` in the metadata of changed ones counts what was found."""
@@ -87,7 +91,12 @@ class PersonalData:
             return self._config.mask.replace("{kind}", piece.kind)
         found = piece.found
         draw = Draw(self._config.seed, piece.kind, found.value)
-        return self._detectors[piece.kind].surrogate(text[found.begin : found.end], found, draw)
+        instead = ""
+        for _ in range(_DRAWS):
+            instead = self._detectors[piece.kind].surrogate(text[found.begin : found.end], found, draw)
+            if not any(next(iter(detector.find(instead)), None) for detector in self._known):
+                break
+        return instead
 
 
 def detectors(config: PersonalDataConfig) -> dict[str, Detector]:
