@@ -59,8 +59,9 @@ class C4:
         }
 
     def _sentences(self, texts: Sequence[str]) -> Counts:
-        lines = [text.splitlines() for text in texts]
-        counts = sentences(self._words.of([line for of_text in lines for line in of_text]))
+        lines = [[line for line in text.splitlines() if line and not line.isspace()] for text in texts]
+        groups = in_groups(line for of_text in lines for line in of_text)
+        counts = np.concatenate([np.zeros(0, np.int64), *(sentences(self._words.of(group)) for group in groups)])
         before = np.concatenate([[0], np.cumsum(counts)])
         ends = np.cumsum([len(of_text) for of_text in lines])
         of_texts: Counts = np.diff(before[ends], prepend=0)

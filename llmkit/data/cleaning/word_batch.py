@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -58,14 +58,21 @@ class WordBatch:
         return np.diff(self.starts)
 
     @cached_property
-    def texts(self) -> NDArray[np.int64]:
+    def texts(self) -> NDArray[np.int32]:
         """Which text each word is of, [words]."""
-        return np.repeat(np.arange(len(self.counts)), self.counts)
+        return np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
 
     @cached_property
+    def before(self) -> Counts:
+        """Characters of all words before each word, and of all words behind them, [words + 1]."""
+        before = np.zeros(len(self.numbers) + 1, np.int64)
+        np.cumsum(self.lexicon.lengths(self.numbers), out=before[1:])
+        return before
+
+    @property
     def lengths(self) -> Counts:
         """Characters of each word, [words]."""
-        return self.lexicon.lengths(self.numbers)
+        return np.diff(self.before)
 
     @cached_property
     def flags(self) -> NDArray[np.uint8]:
@@ -145,7 +152,7 @@ class Lexicon:
         """Of a word that has come before."""
         return self._words.get(word)
 
-    def words(self, runs: NDArray[np.int64]) -> tuple[NDArray[np.int32], Counts]:
+    def words(self, runs: NDArray[np.int32]) -> tuple[NDArray[np.int32], Counts]:
         """Numbers of the words of runs, and how many words each run has."""
         starts = _view(self._starts, np.int64)
         first = starts[runs]
@@ -204,16 +211,16 @@ class Words:
         if len(self._lexicon.runs) > _RUNS or self._lexicon.characters > _LEXICON_CHARACTERS:
             self._lexicon = Lexicon(self._rules)
         number = self._lexicon.runs.__getitem__
-        found: list[NDArray[np.int64]] = []
-        runs_of_each = np.zeros(len(texts), np.int64)
-        for index, text in enumerate(texts):
-            for piece in _pieces(text):
-                runs = piece.split()
-                found.append(np.fromiter(map(number, runs), np.int64, len(runs)))
-                runs_of_each[index] += len(runs)
-        numbers, words_of_each = self._lexicon.words(np.concatenate(found) if found else np.zeros(0, np.int64))
-        runs_before = _starts(runs_of_each)
-        return WordBatch(numbers, _starts(words_of_each)[runs_before], self._lexicon)
+        found = [np.zeros(0, np.int32)]
+        counts = np.zeros(len(texts), np.int64)
+        for pieces in _pieces(texts):
+            runs = [piece.split() for _, piece in pieces]
+            numbers = [np.fromiter(map(number, some), np.int32, len(some)) for some in runs]
+            ends = np.cumsum([0, *map(len, runs)])
+            words, words_of_each = self._lexicon.words(np.concatenate(numbers))
+            found.append(words)
+            np.add.at(counts, [index for index, _ in pieces], np.diff(_starts(words_of_each)[ends]))
+        return WordBatch(np.concatenate(found), _starts(counts), self._lexicon)
 
 
 @cache
@@ -222,7 +229,7 @@ def words_by(rules: WordRules) -> Words:
     return Words(rules)
 
 
-def in_groups(texts: Sequence[str]) -> Iterator[list[str]]:
+def in_groups(texts: Iterable[str]) -> Iterator[list[str]]:
     """Texts in their order, as many at a time as are quick to work on."""
     group: list[str] = []
     characters = 0
@@ -231,7 +238,7 @@ def in_groups(texts: Sequence[str]) -> Iterator[list[str]]:
             yield group
             group, characters = [], 0
         group.append(text)
-        characters += len(text)
+        characters += len(text) + 1
     if group:
         yield group
 
@@ -242,16 +249,23 @@ def _starts(counts: Counts) -> Counts:
     return starts
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """A text in parts that hold few words, cut at white space."""
-    begin = 0
-    while len(text) - begin > _CHARACTERS:
-        space = _SPACE.search(text, begin + _CHARACTERS)
-        if space is None:
-            break
-        yield text[begin : space.start()]
-        begin = space.start()
-    yield text[begin:] if begin else text
+def _pieces(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
+    """Texts with their numbers, as many at a time as hold few words; long ones in parts, cut at white space."""
+    pieces: list[tuple[int, str]] = []
+    characters = 0
+    for index, text in enumerate(texts):
+        begin = 0
+        while begin < len(text):
+            space = _SPACE.search(text, begin + _CHARACTERS) if len(text) - begin > _CHARACTERS else None
+            end = len(text) if space is None else space.start() + 1
+            pieces.append((index, text[begin:end]))
+            characters += end - begin
+            begin = end
+            if characters > _CHARACTERS:
+                yield pieces
+                pieces, characters = [], 0
+    if pieces:
+        yield pieces
 
 
 def _flags(word: str) -> int:

@@ -2,21 +2,27 @@
 
 The measures are those of datatrove's reading of Gopher's repetition filter: the most frequent n-gram is one of words,
 and duplicate n-grams are compared as the characters that they are when put together ("a bc" and "ab c" are the same).
-Equal 64-bit hashes count as equal.
+Equal 64-bit hashes count as equal. Of all n-grams only those are held in memory that may come more than once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmkit.data.cleaning.word_batch import Counts, Hashes, WordBatch
 from llmkit.data.hashing import mix
 
 _BASE = np.uint64(0xD1342543DE82EF95)
-_TEXT = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK = 1 << 20
 _MOST_BITS = 22
+_LOOP = 1 << 16
+
+Found = tuple[Hashes, Counts]
+"""Keys of n-grams, and the words at which they begin."""
 
 
 def top_ngram_characters(words: WordBatch, sizes: Sequence[int]) -> dict[int, Counts]:
@@ -32,16 +38,8 @@ def top_ngram_characters(words: WordBatch, sizes: Sequence[int]) -> dict[int, Co
     Returns:
         by size, [texts].
     """
-    hashes = mix(words.lexicon.hashes(words.numbers)[0])
-    found: dict[int, Counts] = {}
-    rolling = hashes ^ mix(words.texts.astype(np.uint64) + _TEXT)
-    for size in range(1, max(sizes, default=0) + 1):
-        if size > 1:
-            rolling = rolling[:-1] * _BASE + hashes[size - 1 :]
-        if size in sizes:
-            places = _places(words, size)
-            found[size] = _top(words, mix(rolling[places]), places, size)
-    return found
+    repeated = _may_repeat(words, sizes, together=False)
+    return {size: _top(words, size, *found) for size, found in repeated.items()}
 
 
 def duplicate_ngram_characters(words: WordBatch, sizes: Sequence[int]) -> dict[int, Counts]:
@@ -57,83 +55,98 @@ def duplicate_ngram_characters(words: WordBatch, sizes: Sequence[int]) -> dict[i
     Returns:
         by size, [texts].
     """
-    hashes, powers = words.lexicon.hashes(words.numbers)
-    which = mix(words.texts.astype(np.uint64) + _TEXT)
     found: dict[int, Counts] = {}
-    rolling = hashes
-    for size in range(1, max(sizes, default=0) + 1):
-        if size > 1:
-            rolling = rolling[:-1] * powers[size - 1 :] + hashes[size - 1 :]
-        if size in sizes:
-            places = _places(words, size)
-            taken = _taken(mix(rolling[places]) ^ which[places], places, size)
-            found[size] = _sums(words, taken, _characters(words, taken, size))
+    for size, (keys, places) in _may_repeat(words, sizes, together=True).items():
+        taken = _taken(keys, places, size)
+        sums = np.zeros(len(words.counts), np.int64)
+        np.add.at(sums, words.texts[taken], words.before[taken + size] - words.before[taken])
+        found[size] = sums
     return found
 
 
-def _places(words: WordBatch, size: int) -> Counts:
-    """Words at which an n-gram of one text begins."""
-    ends = words.starts[words.texts[: max(0, len(words.numbers) - size + 1)] + 1]
-    return np.flatnonzero(np.arange(len(ends)) + size <= ends)
+def _may_repeat(words: WordBatch, sizes: Sequence[int], *, together: bool) -> dict[int, Found]:
+    """By size all n-grams that come more than once in their text, and few others, in their order."""
+    if not sizes:
+        return {}
+    blocks = range(0, len(words.numbers), _BLOCK)
+    bits = min(len(words.numbers).bit_length() + 1, _MOST_BITS)
+    counts = {size: np.zeros(1 << bits, np.int64) for size in sizes}
+    for begin in blocks:
+        for size, (keys, _) in _ngrams(words, begin, sizes, together=together):
+            counts[size] += np.bincount(_slots(keys, bits, 0), minlength=1 << bits)
+    chosen: Mapping[int, list[Found]] = defaultdict(list)
+    for begin in blocks:
+        for size, (keys, places) in _ngrams(words, begin, sizes, together=together):
+            again = counts[size][_slots(keys, bits, 0)] > 1
+            chosen[size].append((keys[again], places[again]))
+    return {size: _once_more(chosen[size], bits) for size in sizes}
 
 
-def _characters(words: WordBatch, places: Counts, size: int) -> Counts:
-    """Characters of the words of n-grams."""
-    before = np.zeros(len(words.numbers) + 1, np.int64)
-    np.cumsum(words.lengths, out=before[1:])
-    return before[places + size] - before[places]
+def _ngrams(words: WordBatch, begin: int, sizes: Sequence[int], *, together: bool) -> Iterator[tuple[int, Found]]:
+    """The n-grams that begin in a block of words and do not go beyond their text.
+
+    The key of one is a polynomial in the hashes of its words or, `together`, that of the characters put together.
+    """
+    block = slice(begin, begin + _BLOCK + max(sizes) - 1)
+    texts = words.texts[block]
+    hashes, powers = words.lexicon.hashes(words.numbers[block])
+    if not together:
+        hashes, powers = mix(hashes), np.full(len(hashes), _BASE)
+    of_text = mix(np.arange(1, len(words.counts) + 1).astype(np.uint64))
+    rolling = hashes
+    for size in range(1, max(sizes) + 1):
+        if size > 1:
+            rolling = rolling[:-1] * powers[size - 1 :] + hashes[size - 1 :]
+        if size in sizes:
+            first = texts[: min(len(rolling), _BLOCK)]
+            places = np.flatnonzero(first == texts[size - 1 : size - 1 + len(first)])
+            yield size, (mix(rolling[places]) ^ of_text[first[places]], places + begin)
 
 
-def _sums(words: WordBatch, places: Counts, values: Counts) -> Counts:
-    """Sums by text of values at words."""
-    sums = np.zeros(len(words.counts), np.int64)
-    np.add.at(sums, words.texts[places], values)
-    return sums
+def _slots(keys: Hashes, bits: int, which: int) -> Counts:
+    """Some bits of each key."""
+    slots: Counts = (keys >> np.uint64(64 - (which + 1) * bits)).astype(np.int64) & ((1 << bits) - 1)
+    return slots
 
 
-def _may_repeat(keys: Hashes) -> Counts:
-    """Indices of all keys that come more than once, and of few others."""
-    if not len(keys):
-        return np.zeros(0, np.int64)
-    bits = min(len(keys).bit_length() + 1, _MOST_BITS)
-    indices = np.arange(len(keys))
-    for shift in (64 - bits, 64 - 2 * bits):
-        slots = ((keys[indices] >> np.uint64(shift)) & np.uint64((1 << bits) - 1)).astype(np.int64)
-        indices = indices[np.bincount(slots, minlength=1 << bits)[slots] > 1]
-    return indices
+def _once_more(found: Sequence[Found], bits: int) -> Found:
+    """What is left of n-grams when other bits of their keys are compared."""
+    keys = np.concatenate([np.zeros(0, np.uint64), *(keys for keys, _ in found)])
+    places = np.concatenate([np.zeros(0, np.int64), *(places for _, places in found)])
+    slots = _slots(keys, bits, 1)
+    again: NDArray[np.bool_] = np.bincount(slots, minlength=1 << bits)[slots] > 1
+    return keys[again], places[again]
 
 
-def _top(words: WordBatch, keys: Hashes, places: Counts, size: int) -> Counts:
-    texts = words.texts[places]
+def _top(words: WordBatch, size: int, keys: Hashes, places: Counts) -> Counts:
     # By text the most occurrences and then the first place, as one number of which the largest wins.
-    best = np.zeros(len(words.counts), np.int64)
-    first = np.flatnonzero(np.diff(texts, prepend=-1))
     span = np.int64(len(words.numbers) + 1)
-    best[texts[first]] = span + (span - 1 - places[first])
-    indices = _may_repeat(keys)
-    order = indices[np.argsort(keys[indices], kind="stable")]
-    begins = np.flatnonzero(np.diff(keys[order], prepend=keys[order[:1]] + np.uint64(1)))
-    counts = np.diff(begins, append=len(order))
-    heads = order[begins]
-    np.maximum.at(best, texts[heads], counts * span + (span - 1 - places[heads]))
+    best = np.where(words.counts >= size, span + (span - 1 - words.starts[:-1]), 0)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    begins = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] + np.uint64(1)))
+    counts, heads = np.diff(begins, append=len(order)), places[order[begins]]
+    np.maximum.at(best, words.texts[heads], counts * span + (span - 1 - heads))
     has = np.flatnonzero(best)
-    counts, at = np.divmod(best[has], span)
+    counts, rest = np.divmod(best[has], span)
+    first = span - 1 - rest
     characters = np.zeros(len(best), np.int64)
-    characters[has] = counts * (_characters(words, span - 1 - at, size) + size - 1)
+    characters[has] = counts * (words.before[first + size] - words.before[first] + size - 1)
     return characters
 
 
 def _taken(keys: Hashes, places: Counts, size: int) -> Counts:
     """Places of the n-grams that count as duplicates."""
-    indices = _may_repeat(keys)
     seen: set[int] = set()
     taken: list[int] = []
     free = 0
-    for place, key in zip(places[indices].tolist(), keys[indices].tolist(), strict=True):
-        if place >= free:
-            if key in seen:
-                taken.append(place)
-                free = place + size
-            else:
-                seen.add(key)
+    for begin in range(0, len(keys), _LOOP):
+        some = slice(begin, begin + _LOOP)
+        for place, key in zip(places[some].tolist(), keys[some].tolist(), strict=True):
+            if place >= free:
+                if key in seen:
+                    taken.append(place)
+                    free = place + size
+                else:
+                    seen.add(key)
     return np.array(taken, np.int64)

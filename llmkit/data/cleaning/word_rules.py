@@ -4,7 +4,8 @@ The rules are those of spaCy's tokenizers, which datatrove counts words by, writ
 beginning and end piece by piece until it is a word that stands in the exceptions or neither end changes; what is left
 is one piece if it is a URL, and else is cut at the punctuation inside of it ("dog-eared", "and/or", "a=b"). Pieces that
 make up an exception after all (":" and ")") are put together again. Letters are those of Unicode rather than of a list
-of scripts, and runs of more than 2,000 characters are not searched for URLs, which would take time quadratic in length.
+of scripts. In runs of more than 2,000 characters nothing is put together, and URLs, which would take time quadratic in
+length, are not looked for.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _UNITS = """
     اكواب
 """
 _UNIT_CHARACTERS = 8
-_URL_CHARACTERS = 2000
+_LONG_RUN = 2000
 _PLAIN = re.compile(r"([(\"\[{]?)([A-Za-z]*[a-z]{3})([.,;:!?)\]}\"]?)")
 """A word with no more than one sign on either side: most runs, and what the rules do to them needs no looking for."""
 _SYMBOLS = range(0xA0, 0x1FB00)
@@ -124,7 +125,7 @@ class Rules:
         if plain is not None and plain[2] not in self._exceptions and plain[2] + "." not in self._exceptions:
             return [part for part in plain.groups() if part]
         pieces = self._cut(run)
-        return self._together(pieces) if len(pieces) > 1 else pieces
+        return self._together(pieces) if len(pieces) > 1 and len(run) <= _LONG_RUN else pieces
 
     def _cut(self, run: str) -> list[str]:
         begin, end = 0, len(run)
@@ -223,7 +224,7 @@ class Rules:
             return exception
         if middle.isalnum():
             return (middle,)
-        if "." in middle and len(middle) <= _URL_CHARACTERS and self._characters.url(middle):
+        if "." in middle and len(middle) <= _LONG_RUN and self._characters.url(middle):
             return (middle,)
         pieces = []
         start = 0

@@ -97,7 +97,7 @@ class Entries:
     def __len__(self) -> int:
         return len(self.key)
 
-    def take(self, places: Array) -> Entries:
+    def take(self, places: Array | slice) -> Entries:
         """Those at some places, or where a mask is true."""
         begin = None if self.begin is None else self.begin[places]
         end = None if self.end is None else self.end[places]
@@ -155,7 +155,8 @@ def load_share(parts: Sequence[Part], name: str, share: int, shares: int) -> Ent
 
 def _piece(part: Part, name: str, begin: int, end: int, first: int) -> Entries:
     def column(which: str, kind: type[np.generic]) -> Array:
-        return np.load(part.keys / f"{name}.{which}.npy", mmap_mode="r")[begin:end].astype(kind)
+        found: Array = np.load(part.keys / f"{name}.{which}.npy", mmap_mode="r")[begin:end].astype(kind)
+        return found
 
     ranged = (part.keys / f"{name}.begin.npy").exists()
     piece = Entries(

@@ -19,7 +19,7 @@ from llmkit.data.deduplication.base import (
     sizes_of,
     starts,
 )
-from llmkit.data.deduplication.results import load_pairs, save_pairs, settle_drops
+from llmkit.data.deduplication.results import save_pairs, settle_drops
 from llmkit.data.hashing import Hashes, mix
 from llmkit.data.words import ngrams, words_of
 from llmkit.errors import DataError, MissingDependencyError
@@ -139,7 +139,8 @@ class MinHash:
 
     def _values(self, part: Part, rows: Array) -> Array:
         if self._keep == "longest":
-            return np.load(part.keys / "characters.npy", mmap_mode="r")[rows]
+            characters: Array = np.load(part.keys / "characters.npy", mmap_mode="r")[rows]
+            return characters
         if part.earlier:
             return np.zeros(len(rows))
         end, column = self._keep.split()
@@ -209,6 +210,6 @@ def _column(part: Part, column: str) -> NDArray[np.float64]:
 
 
 def _is_number(kind: Any) -> bool:
-    import pyarrow.types as types
+    from pyarrow import types
 
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))

@@ -155,7 +155,8 @@ def repeated_windows(data: NDArray[np.uint8], size: int) -> NDArray[np.int64]:
     first = np.repeat(np.minimum.reduceat(suffixes, begins), sizes_of(begins, len(suffixes)))
     found = suffixes[suffixes != first].astype(np.int64)
     breaks = np.append(np.flatnonzero(data == _BREAK), len(data))
-    return found[breaks[np.searchsorted(breaks, found)] - found >= size]
+    whole: NDArray[np.int64] = found[breaks[np.searchsorted(breaks, found)] - found >= size]
+    return whole
 
 
 class _Texts:
@@ -193,7 +194,7 @@ class _Texts:
         lengths = regions[:, 2] - regions[:, 1]
         places = zip(owners.tolist(), offsets.tolist(), lengths.tolist(), strict=True)
         pieces = [os.pread(self._file(owner), length, offset) for owner, offset, length in places]
-        return np.frombuffer(b"".join(piece + b"\xff" for piece in pieces), np.uint8)
+        return np.frombuffer(bytearray(b"".join(piece + b"\xff" for piece in pieces)), np.uint8)
 
     def _by_part(self, rows: Places) -> Iterator[tuple[int, NDArray[np.bool_]]]:
         owners = np.searchsorted(self._first, rows, side="right") - 1

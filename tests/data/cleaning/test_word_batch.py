@@ -105,7 +105,7 @@ def test_a_run_as_long_as_a_file() -> None:
 
 
 def test_groups_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_batch, "_GROUP_CHARACTERS", 4)
+    monkeypatch.setattr(word_batch, "_GROUP_CHARACTERS", 5)
     assert list(in_groups(["ab", "cd", "e", "fghijk", "l"])) == [["ab", "cd"], ["e"], ["fghijk"], ["l"]]
     assert list(in_groups([])) == []
 

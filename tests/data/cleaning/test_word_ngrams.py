@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmkit.data.cleaning import word_ngrams
 from llmkit.data.cleaning.word_batch import Words
 from llmkit.data.cleaning.word_ngrams import duplicate_ngram_characters, top_ngram_characters
 
@@ -39,8 +41,14 @@ def duplicates_from_left_to_right(text: str, size: int) -> int:
 
 
 @settings(deadline=None, max_examples=150)
-@given(TEXTS)
-def test_against_slow_definitions(texts: list[str]) -> None:
+@given(TEXTS, st.sampled_from([1, 7, 1000]), st.sampled_from([2, 22]))
+def test_against_slow_definitions(texts: list[str], block: int, bits: int) -> None:
+    # In blocks of few words, and by few bits, which lets n-grams pass that come once.
+    with mock.patch.multiple(word_ngrams, _BLOCK=block, _LOOP=block, _MOST_BITS=bits):
+        check_against_slow_definitions(texts)
+
+
+def check_against_slow_definitions(texts: list[str]) -> None:
     words = Words("general").of(texts)
     tops, repeated = top_ngram_characters(words, SIZES), duplicate_ngram_characters(words, SIZES)
     for size in SIZES:
