@@ -243,6 +243,15 @@ class WebSource(SourceConfig):
         return [(f"lists.{index}", path) for index, path in enumerate(self.lists)]
 
 
+class WarcSource(FileSource):
+    """Web archives (WARC, and WET with the text alone), as crawlers write them and Common Crawl gives away."""
+
+    kind: Literal["warc"] = "warc"
+    """Web archives (WARC, and WET with the text alone), as crawlers write them and Common Crawl gives away."""
+    extraction: ExtractionConfig = ExtractionConfig()
+    """How text is taken out of pages."""
+
+
 class MarkdownSource(DecodedFileSource):
     """Files of Markdown, each one document: the text as it is, its front matter as metadata."""
 
@@ -298,6 +307,7 @@ AnySource = Annotated[
     | ArrowSource
     | HtmlSource
     | WebSource
+    | WarcSource
     | MarkdownSource
     | EpubSource
     | PdfSource

@@ -16,6 +16,7 @@ _READERS = {
     "arrow": "llmkit.data.sources.tables:TableReader",
     "html": "llmkit.data.sources.html:HtmlReader",
     "web": "llmkit.data.sources.web:WebReader",
+    "warc": "llmkit.data.sources.warc:WarcReader",
     "markdown": "llmkit.data.sources.markdown:MarkdownReader",
     "epub": "llmkit.data.sources.books:BookReader",
     "pdf": "llmkit.data.sources.books:BookReader",
