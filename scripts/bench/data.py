@@ -3,14 +3,14 @@
     python scripts/bench/data.py [--megabytes 200] [--pages DIR ...] [--texts DIR ...] [--processes 2] [--json]
     python scripts/bench/data.py --megabytes 20 --one-in 2      # to try it
 
-Both read the same files, web archives (WARC) of HTML pages and JSON lines of plain texts, which `corpus/gather.py` makes
-of what the machine has: by default the HTML and text files of /usr/share/doc (Debian's `-doc` packages) and the
+Both read the same files, web archives (WARC) of HTML pages and JSON lines of plain texts, which `corpus/gather.py`
+makes of what the machine has: by default the HTML and text files of /usr/share/doc (Debian's `-doc` packages) and the
 standard library of Python, a part of it repeated with edits. Both do the same steps with the same settings in the same
 number of processes:
 
 - extract: the main text of pages. llmkit by resiliparse, its default; datatrove by trafilatura, its own default and
-  the only extractor that its packages on PyPI bring. Resiliparse decides by a page's structure and takes more of its text
-  than trafilatura does with `favour_precision`; the filters after it get more to do.
+  the only extractor that its packages on PyPI bring. Resiliparse decides by a page's structure and takes more of its
+  text than trafilatura does with `favour_precision`; the filters after it get more to do.
 - filters: Gopher's repetition and quality filters with datatrove's thresholds, but for `--alphabetic` (manuals are full
   of numbers and signs).
 - minhash: 14 buckets of 8 hashes over 5-grams of words; of each cluster one document stays.

@@ -1,10 +1,10 @@
 """A corpus of real pages and texts from the machine it runs on, made for `scripts/bench/data.py`.
 
-Pages (HTML) and plain texts are found below folders, put into an order that their names' digests give, and written as
-what both competitors read: pages as responses in WARC files, compressed record by record as a crawl has them, plain
-texts as JSON lines. One in five documents is followed by a copy with edits, from a few words to a third of them, so that
-there is something for deduplication to find and something for it to leave alone. Where the machine has less than is
-asked for, the whole is gone through again with edits everywhere.
+Pages (HTML) and plain texts are found below folders, put into an order that their names' digests give, and written
+as what both competitors read: pages as responses in WARC files, compressed record by record as a crawl has them, plain
+texts as JSON lines. One in five documents is followed by a copy with edits, from a few words to a third of them, so
+that there is something for deduplication to find and something for it to leave alone. Where the machine has less than
+is asked for, the whole is gone through again with edits everywhere.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -27,7 +27,7 @@ STEP_OF = {"read": "extract", "measure": "filters", "tokenize": "tokenize", "wri
 class TimedEngine(engine.Engine):
     """Counts the seconds of each kind of task."""
 
-    seconds: defaultdict[str, float] = defaultdict(float)
+    seconds: ClassVar[defaultdict[str, float]] = defaultdict(float)
 
     def run(self, tasks: Sequence[Task], what: str = "") -> list[Result]:
         """As the engine does, with a clock."""

@@ -1,4 +1,4 @@
-"""The steps of `scripts/bench/data.py` by datatrove, in a process of its own: reads a task as JSON, prints what it took.
+"""The steps of `scripts/bench/data.py` by datatrove, in a process of its own: reads a task, prints what it took.
 
 As datatrove's own example for a crawl has it, reader, extraction and filters are one pipeline without files between
 them, MinHash are its four stages, and the last of them is one pipeline with the writing of documents and of tokens.

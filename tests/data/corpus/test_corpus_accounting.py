@@ -174,31 +174,84 @@ records = st.lists(
 )
 
 
-@given(st.lists(records, min_size=1, max_size=3), st.integers(1, 50))
-@settings(max_examples=30, deadline=None)
-def test_counts_always_add_up(sources: list[list[Record]], size: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        report = run(Path(folder), sources, size)
-        kept = rows(Path(folder), "documents")
-        dropped = rows(Path(folder), "dropped")
-        quarantine = rows(Path(folder), "quarantine")
+DEFAULT_STEPS = ["read", "unicode", "length", "repetition", "exact_duplicates"]
+EVERYTHING: dict[str, Any] = {
+    "cleaning": {
+        "c4_lines": {"min_words": 2},
+        "length": {"min_characters": 3},
+        "gopher_quality": {"min_words": 2, "min_stop_words": 0},
+        "gopher_repetition": {"max_top_ngrams": {2: 0.9}, "max_duplicate_lines": 0.9},
+        "c4": {"min_sentences": 1},
+        "fineweb": {"min_punctuated_lines": 0.01, "max_short_lines": 1.0},
+    },
+    "deduplication": {
+        "minhash": {"ngram": 1, "permutations": 16, "threshold": 0.9},
+        "paragraphs": {"min_characters": 8},
+        "lines": {"min_characters": 8, "min_documents": 2},
+        "substrings": {"min_bytes": 64},
+        "min_characters": 4,
+    },
+}
+ALL_STEPS = [
+    "read", "unicode", "c4_lines", "length", "repetition", "gopher_quality", "gopher_repetition", "c4", "fineweb",
+    "exact_duplicates", "minhash", "paragraphs", "lines", "substrings",
+]  # fmt: skip
+
+
+def check_sums(folder: Path, report: dict[str, Any], sources: Sequence[Sequence[Record]], steps: list[str]) -> None:
+    """What came in is kept, dropped or in quarantine, by every count there is."""
+    kept, dropped, quarantine = (rows(folder, name) for name in ("documents", "dropped", "quarantine"))
     assert report["total"]["in"] == sum(len(part) for part in sources) == len(kept) + len(dropped) + len(quarantine)
     assert report["total"]["dropped"] == dict(Counter(row["reason"] for row in dropped))
     assert report["total"]["quarantined"] == dict(Counter(row["reason"] for row in quarantine))
     assert report["total"]["bytes_kept"] == sum(len(row["text"].encode()) for row in kept)
     for index, part in enumerate(sources):
         assert report["sources"][f"s{index}"]["in"] == len(part)
+    by_step = Counter((row["step"], row["reason"]) for row in dropped)
     for section in [*report["sources"].values(), report["total"]]:
         gone = sum(section["dropped"].values()) + sum(section["quarantined"].values())
         assert section["in"] == section["kept"] + gone
-        steps = list(section["steps"].values())
-        assert list(section["steps"]) == ["read", "unicode", "length", "repetition", "exact_duplicates"]
-        assert (steps[0]["in"], steps[-1]["kept"]) == (section["in"], section["kept"])
-        for step, following in zip(steps, [*steps[1:], None], strict=True):
+        assert list(section["steps"]) == steps
+        counts = list(section["steps"].values())
+        assert (counts[0]["in"], counts[-1]["kept"]) == (section["in"], section["kept"])
+        for step, following in zip(counts, [*counts[1:], None], strict=True):
             assert step["in"] == step["kept"] + sum(step["dropped"].values()) + sum(step["quarantined"].values())
             assert 0 <= step["changed"] <= step["kept"]
             if following is not None:
                 assert (step["kept"], step["bytes_kept"]) == (following["in"], following["bytes_in"])
+    found = {
+        (name, why): count for name, step in report["total"]["steps"].items() for why, count in step["dropped"].items()
+    }
+    assert found == dict(by_step)
+
+
+@given(st.lists(records, min_size=1, max_size=3), st.integers(1, 50))
+@settings(max_examples=30, deadline=None)
+def test_counts_always_add_up(sources: list[list[Record]], size: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check_sums(Path(folder), run(Path(folder), sources, size), sources, DEFAULT_STEPS)
+
+
+sentences = st.sampled_from([
+    "The river has come down from the hills.", "Nobody was there to see it go.", "short one.", "Same, same!",
+    "A long line that many of the documents have, from the first letter of it to the last of its words.",
+    "\u00fcber alle Berge.", "- a point of a list", "{", "lorem ipsum dolor.", "no end",
+])  # fmt: skip
+prose = st.builds(
+    lambda lines, gaps: "".join(line + gap for line, gap in zip(lines, gaps, strict=False)),
+    st.lists(sentences, max_size=8),
+    st.lists(st.sampled_from([" ", "\n", "\n\n"]), min_size=8, max_size=8),
+)
+prose_records = st.lists(
+    st.one_of(prose.map(document), texts.map(document), st.just(Broken("s", "p", "why", "text"))), max_size=25
+)
+
+
+@given(st.lists(prose_records, min_size=1, max_size=2), st.integers(1, 30))
+@settings(max_examples=20, deadline=None)
+def test_counts_add_up_with_every_step(sources: list[list[Record]], size: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check_sums(Path(folder), run(Path(folder), sources, size, **EVERYTHING), sources, ALL_STEPS)
 
 
 @given(records)
