@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -22,6 +24,7 @@ from llmkit.model.load import load_model
 from llmkit.model.quantization.config import quantization_of
 from llmkit.model.sampling import Completion, Piece, Sampling, TextGenerator
 from llmkit.model.save import MAX_SHARD_SIZE, save_model
+from llmkit.model.scoring import Advance, Floats, Window, score_windows, sliding_windows
 from llmkit.model.transformer import Transformer
 from llmkit.model.vllm_engine import VLLMGenerator
 from llmkit.store.gguf import SUFFIX, read_gguf
@@ -60,8 +63,7 @@ class LoadedModel:
         if isinstance(prompt, str):
             # A beginning-of-text token comes first where the tokenizer puts one before texts, as the models expect it.
             ids = [*self.tokenizer.frame_ids[0], *self.tokenizer.encode(prompt)]
-            start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
-            return ids if ids or start is None else [start]
+            return ids if ids or self.tokenizer.start_id is None else [self.tokenizer.start_id]
         return self.tokenizer.render_conversation([dict(message) for message in prompt], add_generation_prompt=True).ids
 
     def generate(
@@ -182,6 +184,69 @@ class LoadedModel:
             self._builtin.append(Generator(self.model, decode=self.tokenizer.decode))
         self._builtin[0].max_batch = max_batch
         return self._builtin[0]
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """How likely texts are to a language model.
+
+    Args:
+        nats: negative log-likelihood of each text, [texts].
+        hits: how many tokens of each the model found the likeliest, [texts].
+        tokens: how many tokens each has, [texts].
+        inputs: tokens that went through the model, in all.
+    """
+
+    nats: Floats
+    hits: Floats
+    tokens: Sequence[int]
+    inputs: int
+
+
+def score_texts(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    context: int,
+    stride: int | None = None,
+    batch_size: int,
+    begin: Callable[[int], Advance] | None = None,
+) -> Likelihoods:
+    """The likelihood of texts, each on its own.
+
+    Before a text stands the beginning-of-text token, or the end-of-text token where there is no other. A tokenizer
+    with neither leaves the first token without context: it is charged as a draw from the whole vocabulary. The end of
+    a text is not scored: it has no bytes.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        tokenizer: its own.
+        texts: of any length.
+        context: tokens that the model sees at once; longer texts are scored in windows.
+        stride: tokens between the starts of two windows; by default they do not overlap.
+        batch_size: windows that go through the model at once.
+        begin: told how many windows there are; gives a function that counts them as done.
+
+    Raises:
+        ModelError: the model gives logits that are no numbers.
+    """
+    prefix = tokenizer.start_id
+    encoded = tokenizer.encode_batch(list(texts))
+    windows: list[Window] = []
+    owners: list[int] = []
+    for owner, ids in enumerate(encoded):
+        found = list(sliding_windows(ids if prefix is None else [prefix, *ids], context, stride or context))
+        windows += found
+        owners += [owner] * len(found)
+    nats, hits = np.zeros(len(encoded)), np.zeros(len(encoded))
+    if prefix is None:
+        nats[[bool(ids) for ids in encoded]] = math.log(tokenizer.vocab_size)
+    advance: Advance = (lambda amount: None) if begin is None else begin(len(windows))
+    window_nats, window_hits = score_windows(model, windows, batch_size, advance)
+    np.add.at(nats, owners, window_nats)
+    np.add.at(hits, owners, window_hits)
+    return Likelihoods(nats, hits, [len(ids) for ids in encoded], sum(len(window.inputs) for window in windows))
 
 
 def _is_single(prompts: Any) -> bool:

@@ -138,6 +138,11 @@ class Tokenizer:
         """Those of the texts that are no special tokens of this tokenizer."""
         return [text for text in dict.fromkeys(texts) if text not in self._control]
 
+    @property
+    def start_id(self) -> int | None:
+        """The token that stands before a text: its beginning, or where there is none the end of the one before."""
+        return self.eos_id if self.bos_id is None else self.bos_id
+
     @cached_property
     def digest(self) -> str:
         """Sha256 of all that decides ids, roles and rendering."""

@@ -22,9 +22,10 @@ from llmkit.eval.metrics.base import Bootstrap
 from llmkit.eval.models import Candidate, Machine
 from llmkit.eval.tasks.base import Measured, Settings
 from llmkit.eval.tasks.config import PerplexityTask
-from llmkit.eval.tasks.perplexity import Perplexity, sliding_windows
+from llmkit.eval.tasks.perplexity import Perplexity
 from llmkit.eval.texts import held_out_texts, limited
 from llmkit.model.load import load_model
+from llmkit.model.scoring import sliding_windows
 from llmkit.store.documents import read_documents
 from llmkit.store.stage import ResolvedInput
 from llmkit.tokenizer.tokenizer import Tokenizer

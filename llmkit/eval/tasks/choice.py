@@ -12,12 +12,11 @@ from llmkit.data.records import FileRecord, read_records
 from llmkit.errors import DataError
 from llmkit.eval.metrics.answers import mean
 from llmkit.eval.models import Candidate, Subject
-from llmkit.eval.scoring import Window, score_windows
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task
 from llmkit.eval.tasks.config import ChoiceTask
 from llmkit.eval.tasks.generate import as_text
-from llmkit.eval.tasks.perplexity import start_of_text
 from llmkit.eval.texts import limited
+from llmkit.model.scoring import Window, score_windows
 from llmkit.tokenizer.tokenizer import Tokenizer
 
 CHANCE = "chance"
@@ -141,8 +140,7 @@ def continuations(tokenizer: Tokenizer, prompt: str, options: Sequence[str]) -> 
     tokens are those of running text. Where one continuation changes the tokens before it, all are scored from there
     on, so that every option's likelihood is of the same text and what it adds.
     """
-    start = start_of_text(tokenizer)
-    before = [] if start is None else [start]
+    before = [] if tokenizer.start_id is None else [tokenizer.start_id]
     head = tokenizer.encode(prompt.rstrip())
     wholes = []
     for option in options:

@@ -10,10 +10,10 @@ from llmkit.data.examples import LabelledText, read_labels
 from llmkit.eval.metrics.base import Metric
 from llmkit.eval.metrics.classes import Labelled, accuracy, macro_f1, matthews, micro_f1
 from llmkit.eval.models import Subject
-from llmkit.eval.scoring import score_sequences
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task, spread
 from llmkit.eval.tasks.config import ClassificationTask
 from llmkit.eval.texts import limited, name_of_split, read_split
+from llmkit.model.scoring import score_sequences
 from llmkit.store.stage import ResolvedInput
 
 MAJORITY = "majority class"

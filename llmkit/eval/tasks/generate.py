@@ -24,12 +24,12 @@ from llmkit.eval.metrics.answers import (
 )
 from llmkit.eval.metrics.base import Metric
 from llmkit.eval.models import Candidate, Subject
-from llmkit.eval.scoring import score_sequences
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task, spread
 from llmkit.eval.tasks.config import GenerateTask
 from llmkit.eval.texts import limited, name_of_split, read_split
 from llmkit.inference import LoadedModel
 from llmkit.model.generation import Generator
+from llmkit.model.scoring import score_sequences
 from llmkit.tokenizer.tokenizer import Tokenizer
 
 REFERENCE = "reference"

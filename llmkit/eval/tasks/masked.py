@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from llmkit.config.base import Finding
 from llmkit.eval.metrics.language import loss, token_accuracy
 from llmkit.eval.models import Candidate, Subject
-from llmkit.eval.scoring import Window, score_windows
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task
 from llmkit.eval.tasks.config import MaskedTask
 from llmkit.eval.texts import held_out_texts, name_of_split
+from llmkit.model.scoring import Window, score_windows
 from llmkit.tokenizer.tokenizer import Tokenizer
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from llmkit.data.examples import read_preferences
 from llmkit.eval.metrics.answers import mean, sign
 from llmkit.eval.models import Subject
-from llmkit.eval.scoring import score_sequences
 from llmkit.eval.tasks.base import Begin, Measured, Measurement, Record, Result, Task
 from llmkit.eval.tasks.config import PreferencesTask
 from llmkit.eval.tasks.generate import conversation_ids
 from llmkit.eval.texts import limited, name_of_split, read_split
+from llmkit.model.scoring import score_sequences
 
 LONGER = "longer answer"
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmkit.errors import ModelError
-from llmkit.eval.metrics.base import Floats
 from llmkit.model.transformer import Transformer
 
 # Logits of so many values are held at once, beside a copy in float32.
 _LOGITS = 1 << 24
 
+Floats = NDArray[np.float64]
 Advance = Callable[[int], None]
 """Told how many sequences are done."""
 
@@ -36,6 +37,19 @@ class Window:
     inputs: Sequence[int]
     positions: Sequence[int]
     targets: Sequence[int]
+
+
+def sliding_windows(ids: Sequence[int], context: int, stride: int) -> Iterator[Window]:
+    """Windows of at most `context` inputs, `stride` apart, that together score every token but the first once.
+
+    A token is scored in the first window that holds the token before it.
+    """
+    begin, scored = 0, 0
+    while scored < len(ids) - 1:
+        end = min(begin + context, len(ids) - 1)
+        yield Window(ids[begin:end], range(scored - begin, end - begin), ids[scored + 1 : end + 1])
+        scored = end
+        begin += stride
 
 
 def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
