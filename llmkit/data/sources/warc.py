@@ -14,6 +14,7 @@ from llmkit.data.sources.base import SLICE_BYTES, Broken, Reason, Record, Slice,
 from llmkit.data.sources.config import WarcSource
 from llmkit.data.sources.files import SourceFile, check_files, find_files, is_compressed
 from llmkit.data.sources.html import OpenedPage, check_extraction, page_record
+from llmkit.data.sources.warc_content import ContentError, decoded_content
 from llmkit.data.sources.warc_records import Damage, WarcRecord, is_gzip, plain_bounds, warc_records
 from llmkit.errors import MissingDependencyError
 
@@ -165,7 +166,7 @@ def _charset(parameters: str) -> str | None:
     return None
 
 
-def _parsed(record: WarcRecord, content: bytes, decode: Literal["none", "all"] = "none") -> Any:
+def _parsed(record: WarcRecord, content: bytes, decode: Literal["none", "transfer"] = "none") -> Any:
     """The answer of a server, with its header read and its body ready to be."""
     from fastwarc.warc import ArchiveIterator
 
@@ -182,8 +183,10 @@ def _parsed(record: WarcRecord, content: bytes, decode: Literal["none", "all"] =
 def _decoded(record: WarcRecord, content: bytes, most: int) -> bytes:
     """The body of an answer, in one piece and decompressed as its header says."""
     try:
-        body: bytes = _parsed(record, content, "all").reader.read(most + 1)
-    except OSError as error:
+        answer = _parsed(record, content, "transfer")
+        encodings = ", ".join(value for name, value in answer.http_headers if name.lower() == "content-encoding")
+        body = decoded_content(answer.reader.read(most + 1), encodings, most, cut="warc-truncated" in record.headers)
+    except (OSError, ContentError) as error:
         # Many crawlers keep a body as they have decoded it, under the header that it came with.
         body = _parsed(record, content).reader.read()
         if not body.lstrip().startswith(b"<"):

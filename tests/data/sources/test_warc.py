@@ -5,9 +5,11 @@ import gzip
 import lzma
 import random
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
+import brotli
 import pytest
 import zstandard
 from warc_files import members, page, response, warc_record
@@ -70,6 +72,38 @@ def test_conversions_with_their_languages(tmp_path: Path) -> None:
     assert found.metadata["languages"] == "fra,eng"
 
 
+PAGE = b"<p>Some text." + random.Random(1).randbytes(100).hex().encode()
+ZIPPED, BROTLI = gzip.compress(PAGE), brotli.compress(PAGE)
+
+
+@pytest.mark.parametrize(
+    ("body", "encodings"),
+    [
+        (zlib.compress(b"<p>Text."), "deflate"),
+        (zlib.compress(b"<p>Text.")[2:-4], "deflate"),
+        (brotli.compress(b"<p>Text."), "br"),
+        (zstandard.compress(b"<p>Text."), "zstd"),
+        (gzip.compress(b"<p>Te") + gzip.compress(b"xt.") + b"junk", "x-gzip"),
+        (gzip.compress(brotli.compress(b"<p>Text.")), "br, gzip"),
+        (b"<p>Text.", "identity"),
+    ],
+)
+def test_compressed_answers(tmp_path: Path, body: bytes, encodings: str) -> None:
+    (tmp_path / "a.warc").write_bytes(response("http://a", body, f"Content-Encoding: {encodings}"))
+    assert texts(read(tmp_path)) == ["Text."]
+
+
+def test_the_beginning_of_a_page_is_one_where_the_archive_says_so(tmp_path: Path) -> None:
+    kind = "Content-Type: application/http; msgtype=response"
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"
+    record = warc_record("response", "http://a", http + ZIPPED[:-60], kind, "WARC-Truncated: length")
+    (tmp_path / "a.warc").write_bytes(record)
+    (found,) = read(tmp_path)
+    assert isinstance(found, Document)
+    assert found.text.startswith("Some text.")
+    assert found.metadata["truncated"] == "length"
+
+
 @pytest.mark.parametrize(
     ("answer", "reason", "detail"),
     [
@@ -78,12 +112,34 @@ def test_conversions_with_their_languages(tmp_path: Path) -> None:
         (response("http://a", b"<p>\xff\xfe"), "encoding", "byte 3: not valid utf-8"),
         (response("http://a", b"<p>" + b"x" * 2000), "too large", "bytes, more than 1,024"),
         (
-            response("http://a", gzip.compress(b"<p>" + b"0" * 1_000_000), "Content-Encoding: gzip"),
+            response("http://a", gzip.compress(b"<p>" + b"0" * 500_000), "Content-Encoding: gzip"),
             "too large",
             "the page is longer than 1,024 bytes",
         ),
         (response("http://a", b"zz\r\n", "Transfer-Encoding: chunked"), "malformed", "cannot be decoded"),
         (response("http://a", b"??", "Content-Encoding: br"), "malformed", "cannot be decoded"),
+        (
+            response("http://a", BROTLI[:-20], "Content-Encoding: br"),
+            "malformed",
+            "decoded: the compressed data are cut",
+        ),
+        (
+            response("http://a", ZIPPED[:-20], "Content-Encoding: gzip"),
+            "malformed",
+            "decoded: the compressed data are cut",
+        ),
+        (response("http://a", ZIPPED, "Content-Encoding: zstd"), "malformed", "cannot be decoded"),
+        (response("http://a", ZIPPED, "Content-Encoding: br"), "malformed", "cannot be decoded"),
+        (
+            response("http://a", ZIPPED, "Content-Encoding: rot13"),
+            "malformed",
+            "decoded: compressed as `rot13`",
+        ),
+        (
+            response("http://a", brotli.compress(b"0" * 100_000_000), "Content-Encoding: br"),
+            "too large",
+            "the page is longer than 1,024 bytes",
+        ),
         (
             warc_record("response", "http://a", b"\x00\x01", "Content-Type: application/http"),
             "malformed",
