@@ -114,7 +114,7 @@ class MinHash:
         """Clusters over the pairs of all shares, and all documents that are not the best of theirs, by part."""
         rows, labels = clusters(found)
         first = starts(parts)
-        earlier = np.array([part.earlier for part in parts])[np.searchsorted(first, rows, side="right") - 1]
+        earlier = np.array([part.earlier for part in parts], bool)[np.searchsorted(first, rows, side="right") - 1]
         worth = self._worth(parts, first, rows)
         # Of each cluster the best first: of an earlier corpus, of the highest worth, of the lowest number.
         order = np.lexsort((rows, -worth, ~earlier, labels))

@@ -138,6 +138,8 @@ def settle_cuts(parts: Sequence[Part], found: Sequence[Path], out: Path) -> None
 
 def merge(row: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
     """Stretches that overlap or touch as one, sorted: row, beginning and end of each, [n, 3]."""
+    if not len(row):
+        return np.empty((0, 3), np.int64)
     order = np.lexsort((begin, row))
     row, begin, end = row[order], begin[order], end[order]
     # The furthest end so far within a row: rows are laid behind one another, further apart than any text is long.
