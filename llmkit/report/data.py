@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ _DROPPED_SCANNED = 50_000
 _EXAMPLES_SHOWN = 3
 PYTHON_LICENSE = "PSF-2.0"
 """Licence of the documentation and source that every Python carries."""
+_UNREADABLE = "unreadable: "
+"""In front of the reasons of records in quarantine."""
 _MESSAGE_KEYS = ("role", "content")
 
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What came in under one name, what of it was kept, and what was dropped by reason."""
+    """What came in under one name, what of it was kept, and what was dropped or could not be read, by reason."""
 
     name: str
     came: int
@@ -117,7 +120,9 @@ class DataReport:
         examples: the first examples of the training split.
         compression: bytes per token by source, "all" first.
         measured_on: the split that this was measured on.
-        licenses: licence of each source, as far as it is known.
+        licenses: each source with its licences, as far as they are known.
+        languages: languages of the documents, the most frequent first, with their numbers; "" where it is not known.
+        gaps: what the stage says is known to be missing.
     """
 
     ledger: Ledger | None = None
@@ -128,6 +133,8 @@ class DataReport:
     compression: tuple[Compression, ...] = ()
     measured_on: str | None = None
     licenses: tuple[tuple[str, str | None], ...] = ()
+    languages: tuple[tuple[str, int], ...] = ()
+    gaps: tuple[str, ...] = ()
 
 
 def read_data(directory: Path, kind: str, config: Mapping[str, Any]) -> DataReport:
@@ -157,11 +164,14 @@ def read_data(directory: Path, kind: str, config: Mapping[str, Any]) -> DataRepo
             licenses=licenses,
         )
     ledger = _ledger(report.get("total"), report.get("sources"))
+    census = as_mapping(report.get("census"))
     return DataReport(
         ledger=ledger,
         splits=counted,
-        dropped=tuple(_dropped(directory, ledger.total.dropped if ledger else {})),
-        licenses=licenses,
+        dropped=tuple(_dropped(directory, _without_quarantine(ledger.total.dropped) if ledger else {})),
+        licenses=tuple(_recorded(licenses, census)),
+        languages=tuple(_languages(census)),
+        gaps=tuple(map(as_text, as_list(report.get("gaps")))),
     )
 
 
@@ -203,6 +213,8 @@ def _ledger(total: Any, rows: Any) -> Ledger | None:
 
 def _ledger_row(name: str, entry: Mapping[str, Any]) -> LedgerRow:
     dropped = {str(reason): _whole(number) for reason, number in as_mapping(entry.get("dropped")).items()}
+    for reason, number in as_mapping(entry.get("quarantined")).items():
+        dropped[_UNREADABLE + str(reason)] = _whole(number)
     size = _optional(entry.get("bytes_kept"))
     return LedgerRow(name, _whole(entry.get("in")), _whole(entry.get("kept")), dropped, size)
 
@@ -215,6 +227,25 @@ def _licenses(config: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
         kind = entry.get("kind")
         name = entry.get("name") or entry.get("dataset") or kind or "source"
         yield str(name), entry.get("license") or (PYTHON_LICENSE if kind == "python-docs" else None)
+
+
+def _without_quarantine(dropped: Mapping[str, int]) -> dict[str, int]:
+    return {reason: number for reason, number in dropped.items() if not reason.startswith(_UNREADABLE)}
+
+
+def _recorded(named: Iterable[tuple[str, str | None]], census: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """The licences that the documents of each source carry; what the settings say of one that was not counted."""
+    for source, license in named:
+        counted = as_mapping(as_mapping(census.get(source)).get("licenses"))
+        yield from ((source, name or None) for name in counted or [license])
+
+
+def _languages(census: Mapping[str, Any]) -> list[tuple[str, int]]:
+    total: Counter[str] = Counter()
+    for counted in map(as_mapping, census.values()):
+        for name, entry in as_mapping(counted.get("languages")).items():
+            total[name] += _whole(as_mapping(entry).get("documents"))
+    return total.most_common()
 
 
 def _dropped(directory: Path, reasons: Mapping[str, int]) -> list[DroppedSample]:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.cleaning.base import Dropped
+from llmkit.data.cleaning.pipeline import FILLED
+from llmkit.data.corpus.census import add_up, count_documents_of
 from llmkit.data.corpus.counts import StepCounts
 from llmkit.data.corpus.duplicates import Judged
 from llmkit.data.corpus.measuring import KEPT, MEASURES, SPLIT, VERDICTS
@@ -28,7 +30,7 @@ from llmkit.store.splits import SPLITS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 FILE_BYTES = 1 << 27
 """Bytes of text, before duplicates go, from which the next part begins a new file."""
 FILE_ROWS = 100_000
@@ -103,6 +105,7 @@ def write_task(group: Group, methods: Mapping[str, Result], first: int, min_char
             "parts": [[reads.index(item.part.read), item.part.number, first + index] for index, item in group.parts],
             "sources": [item.part.source for _, item in group.parts],
             "filters": filters,
+            "filled": {field: f"{name}.{column}" for field, (name, column) in FILLED.items() if name in filters},
             "methods": list(methods),
             "min_characters": min_characters,
         },
@@ -117,7 +120,8 @@ def write(work: Work) -> Mapping[str, Any]:
     """Write the files of a group, those that have rows: `<split>.parquet`, `dropped.parquet`, `quarantine.parquet`.
 
     Returns:
-        `rows` and `bytes` of text by file, and `counts` of each method by number of the source.
+        `rows` and `bytes` of text by file, `counts` of each method by number of the source, and the `census` of the
+        documents that are kept.
     """
     import pyarrow as pa
 
@@ -128,6 +132,7 @@ def write(work: Work) -> Mapping[str, Any]:
     schemas[DROPPED] = pa.schema([*columns[: len(COLUMNS)], *extra, *columns[len(COLUMNS) :]])
     schemas[QUARANTINE] = pa.schema([(name, pa.string()) for name in QUARANTINE_COLUMNS])
     counts: dict[str, dict[str, StepCounts]] = {}
+    censuses: list[Mapping[str, Any]] = []
     with _Files(work.output, schemas) as files:
         for head in work.settings["heads"]:
             for name in (DROPPED, QUARANTINE):
@@ -135,11 +140,12 @@ def write(work: Work) -> Mapping[str, Any]:
                     files.copy(name, file)
         for place, source in enumerate(work.settings["sources"]):
             here = counts.setdefault(str(source), {name: StepCounts() for name in work.settings["methods"]})
-            _write_part(work, place, files, here)
+            censuses += _write_part(work, place, files, here)
     return {
         "rows": files.rows,
         "bytes": files.bytes,
         "counts": {source: {name: step.as_dict() for name, step in here.items()} for source, here in counts.items()},
+        "census": add_up(censuses),
     }
 
 
@@ -153,7 +159,8 @@ def _measure_types(work: Work, place: int) -> dict[str, Any]:
     return found
 
 
-def _write_part(work: Work, place: int, files: _Files, counts: Mapping[str, StepCounts]) -> None:
+def _write_part(work: Work, place: int, files: _Files, counts: Mapping[str, StepCounts]) -> list[Mapping[str, Any]]:
+    """Write a part; gives a census of the documents that each split gets."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -165,6 +172,9 @@ def _write_part(work: Work, place: int, files: _Files, counts: Mapping[str, Step
         measured = pq.read_table(work.inputs[f"measured.{name}"][place].path / MEASURES, use_threads=False)
         for column in measured.column_names:
             table = table.append_column(column, measured.column(column))
+    for field, column in work.settings["filled"].items():
+        known = pc.coalesce(table.column(field), table.column(column))
+        table = table.set_column(COLUMNS.index(field), field, known)
     settled_by = {
         name: settled(result.path, index)
         for name, result in zip(work.settings["methods"], work.inputs["methods"], strict=True)
@@ -173,6 +183,7 @@ def _write_part(work: Work, place: int, files: _Files, counts: Mapping[str, Step
     for name, found in settled_by.items():
         fate.apply(name, found, table.column("text"), work.settings["min_characters"], counts[name])
     table = fate.changed(table)
+    censuses: list[Mapping[str, Any]] = []
     split = np.load(judged / SPLIT)
     for which, name in enumerate(SPLITS):
         mask = fate.kept & (split == which)
@@ -180,6 +191,7 @@ def _write_part(work: Work, place: int, files: _Files, counts: Mapping[str, Step
             chosen = table.filter(pa.array(mask))
             values = pa.array([name] * len(chosen), pa.string())
             files.write(name, chosen.set_column(COLUMNS.index("split"), "split", values))
+            censuses.append(count_documents_of(chosen))
     rows = np.flatnonzero(~fate.kept)
     if len(rows):
         chosen = table.take(pa.array(rows))
@@ -188,6 +200,7 @@ def _write_part(work: Work, place: int, files: _Files, counts: Mapping[str, Step
             values = pa.array([reason[position] for reason in reasons], pa.string())
             chosen = chosen.add_column(len(COLUMNS) + position, name, values)
         files.write(DROPPED, chosen)
+    return censuses
 
 
 def _verdicts(judged: Path) -> dict[int, tuple[str, str, str]]:

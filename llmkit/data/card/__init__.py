@@ -1,0 +1,1 @@
+"""The data card: what a corpus is and how it was made, as a page beside it."""
