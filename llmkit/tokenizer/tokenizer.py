@@ -168,11 +168,17 @@ class Tokenizer:
         text is cut at its end so that at most `max_length` ids result. Without `end`, the end-of-text token follows
         only where the post-processing puts it there.
         """
-        before, after = self.frame_ids
-        if not after and end and self.eos_id is not None:
-            after = [self.eos_id]
+        before, after = self._frame(end)
         room = max(max_length - len(before) - len(after), 0)
         return [*before, *self.encode(text)[:room], *after][:max_length]
+
+    def encode_windows(self, text: str, max_length: int) -> list[list[int]]:
+        """`encode_single` of a text in as many pieces as it takes, so that nothing of it is cut off."""
+        before, after = self._frame(end=True)
+        room = max(max_length - len(before) - len(after), 1)
+        ids = self.encode(text)
+        pieces = [ids[start : start + room] for start in range(0, max(len(ids), 1), room)]
+        return [[*before, *piece, *after][:max_length] for piece in pieces]
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """A conversation as text, for people to read; use `render_conversation` for ids.
@@ -251,6 +257,11 @@ class Tokenizer:
         if not inside:  # a vocabulary without the letter
             return [], []
         return probe.ids[: inside[0]], probe.ids[inside[-1] + 1 :]
+
+    def _frame(self, end: bool) -> tuple[list[int], list[int]]:
+        """`frame_ids`, with the end-of-text token behind where they put nothing there."""
+        before, after = self.frame_ids
+        return before, [self.eos_id] if not after and end and self.eos_id is not None else after
 
     def _role(self, key: str) -> int | None:
         value = self._settings.get(key)

@@ -1,0 +1,1 @@
+"""Filters that measure by a model: language models, classifiers, and lists of words."""
