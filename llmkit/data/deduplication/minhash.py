@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,11 @@ def signatures(texts: Sequence[str], permutations: int, ngram: int) -> tuple[NDA
     if not len(some):
         return np.empty((0, permutations), np.uint32), some
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams.hashes, bounds, permutations, _SEED)
-    return np.array(matrix.to_rows(), np.uint32), some
+    values = array("I")
+    for row in matrix.to_rows():
+        # Four times as fast as numpy reads lists.
+        values.fromlist(row)
+    return np.frombuffer(values, np.uint32).reshape(-1, permutations), some
 
 
 def band_keys(found: NDArray[np.uint32], bands: int, rows: int) -> Hashes:
