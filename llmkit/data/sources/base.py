@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from llmkit.config.base import Finding
 from llmkit.data.sources.config import SourceConfig
-from llmkit.data.sources.files import SourceFile
+from llmkit.data.sources.files import SourceFile, is_compressed
 from llmkit.store.documents import Document, document_id
 from llmkit.store.files import sha256_json
 
@@ -20,10 +20,13 @@ no such page); reading it took too much time or memory; robots.txt forbids it, o
 a program wrote it (minified code)."""
 
 _COPY_CHARACTERS = 4096
-SLICE_BYTES = 1 << 26
-"""Of one part of a source: some seconds of work, so that a run that was killed has lost little."""
+SLICE_BYTES = 1 << 24
+"""Of one part of a source: some seconds of work, so that a run that was killed has lost little and all processes are at
+work to the end."""
 _FILE_BYTES = 1 << 10
 """What opening a file costs, in bytes read."""
+_EXPANSION = 4
+"""Bytes that a byte of a compressed file stands for, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,21 @@ class Broken:
     def as_document(self) -> Document:
         """The copy as a document, to be kept beside others that were dropped."""
         return Document(document_id(self.text), self.text, self.source, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something that is no record; what is behind it is read on, as far as the beginning of a record is found.
+
+    Args:
+        position: where it begins.
+        detail: what is wrong.
+        reason: what kind of damage it is.
+    """
+
+    position: int
+    detail: str
+    reason: Reason
 
 
 Record = Document | Broken
@@ -117,7 +135,7 @@ def file_slices(
     room = 0
     for file in files:
         cuts = bounds(file) if bounds is not None and file.size > SLICE_BYTES else ()
-        size = file.size + _FILE_BYTES
+        size = file.size * (_EXPANSION if is_compressed(file.name) else 1) + _FILE_BYTES
         if group and (size > room or len(cuts) > 2):
             found.append(_whole_files(group))
             group = []
