@@ -98,7 +98,9 @@ def train_tokenizer(corpus: Path, work: Path, vocab: int) -> Path:
     }
     file = work / "tokenizer.yaml"
     file.write_text(yaml.safe_dump(config))
-    return next(state.directory for state in Pipeline(load_experiment(file)).run() if state.kind == "tokenizer")
+    pipeline = Pipeline(load_experiment(file))
+    pipeline.run()
+    return pipeline.directory / "tokenizer" / "tokenizer"
 
 
 def run_ours(sources: list[Path], work: Path, tokenizer: Path, options: argparse.Namespace) -> dict[str, Any]:

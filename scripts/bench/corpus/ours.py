@@ -21,7 +21,16 @@ from llmkit.data.execution import engine
 from llmkit.data.execution.tasks import Result, Task
 from llmkit.pipeline.run import Pipeline, load_experiment
 
-STEP_OF = {"read": "extract", "measure": "filters", "tokenize": "tokenize", "write": "write"}
+STEP_OF = {
+    "read": "extract",
+    "measure": "filters",
+    "judge": "filters",
+    "keys": "minhash",
+    "find": "minhash",
+    "settle": "minhash",
+    "tokenize": "tokenize",
+}
+"""The step that a kind of task belongs to."""
 
 
 class TimedEngine(engine.Engine):
@@ -69,6 +78,27 @@ def config(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def seconds_of_steps(whole: float) -> dict[str, float]:
+    """Seconds of each step, and of all the rest as `write`."""
+    seconds = dict.fromkeys(STEP_OF.values(), 0.0)
+    for name, taken in TimedEngine.seconds.items():
+        if name in STEP_OF:
+            seconds[STEP_OF[name]] += taken
+    return {**seconds, "write": whole - sum(seconds.values())}
+
+
+def documents_of_steps(total: dict[str, Any]) -> dict[str, int]:
+    """How many documents reached each step."""
+    steps = total["steps"]
+    return {
+        "extract": total["in"],
+        "filters": steps["gopher_repetition"]["in"],
+        "minhash": steps["minhash"]["in"],
+        "tokenize": total["kept"],
+        "all": total["in"],
+    }
+
+
 def main() -> None:
     """Run both stages."""
     task = json.loads(sys.argv[1])
@@ -76,12 +106,21 @@ def main() -> None:
     file.write_text(yaml.safe_dump(config(task), sort_keys=False))
     engine.Engine = TimedEngine  # type: ignore[misc]
     start = time.perf_counter()
-    found = Pipeline(load_experiment(file)).run()
-    wall = time.perf_counter() - start
-    report = json.loads((found[0].directory / "report.json").read_text())
-    tokens = json.loads((found[1].directory / "report.json").read_text())
+    pipeline = Pipeline(load_experiment(file))
+    pipeline.run()
+    whole = time.perf_counter() - start
+    corpus, tokens = (pipeline.directory / name for name in ("corpus", "tokens"))
+    total = json.loads((corpus / "report.json").read_text())["total"]
+    splits = [json.loads(index.read_text()) for index in sorted(tokens.glob("*/index.json"))]
     print(
-        json.dumps({"wall": wall, "tasks": TimedEngine.seconds, "corpus": report["total"], "tokens": tokens["splits"]})
+        json.dumps(
+            {
+                "seconds": seconds_of_steps(whole),
+                "documents": documents_of_steps(total),
+                "corpus": {key: total[key] for key in ("in", "kept", "dropped", "quarantined", "bytes_kept")},
+                "tokens": sum(split["tokens"] for split in splits),
+            }
+        )
     )
 
 
