@@ -7,7 +7,7 @@ This module and everything named `config.py` import no torch, so that mistakes a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -135,6 +135,18 @@ class StageConfig(Config):
     def inputs(self) -> list[Input]:
         """Places in these settings that name inputs, in a fixed order."""
         return []
+
+    def measured_on(self) -> list[str]:
+        """The inputs that hold what models are measured on, for a stage that measures."""
+        return []
+
+    def with_measured(self, measured: Mapping[str, Sequence[str]]) -> StageConfig:
+        """These settings, with what is measured on in the place of the names of stages that measure.
+
+        Args:
+            measured: by the name of each such stage, what it measures on and what is not made of this stage's result.
+        """
+        return self
 
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """What the stage will produce, as far as it is known from its settings and the facts of its inputs."""

@@ -113,6 +113,7 @@ def parse_experiment(source: Source, kinds: Mapping[str, StageKind]) -> Experime
             problems += findings_of(error, values, place)
     if problems:
         raise config_error(source, problems)
+    stages = _with_measured(stages)
     order = _dependency_order(stages, source)
     return Experiment(
         source, settings, {name: stages[name] for name in order}, {name: stage_kinds[name] for name in order}
@@ -148,6 +149,29 @@ def _kind_of(
             )
         )
     return None
+
+
+def _with_measured(stages: Mapping[str, StageConfig]) -> dict[str, StageConfig]:
+    """The stages, with what is measured on in the place of the names of stages that measure.
+
+    A stage does not get what is made of its own result: it holds that out itself, and would depend on itself.
+    """
+    measured = {name: values for name, config in stages.items() if (values := config.measured_on())}
+
+    def is_made_of(value: str, name: str, seen: set[str]) -> bool:
+        if value == name:
+            return True
+        if value not in stages or value in measured or value in seen:
+            return False
+        seen.add(value)
+        return any(is_made_of(used.value, name, seen) for used in stages[value].inputs())
+
+    return {
+        name: config.with_measured(
+            {other: [v for v in values if not is_made_of(v, name, set())] for other, values in measured.items()}
+        )
+        for name, config in stages.items()
+    }
 
 
 def _dependency_order(stages: Mapping[str, StageConfig], source: Source) -> list[str]:

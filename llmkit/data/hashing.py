@@ -51,6 +51,11 @@ class Running:
         first = begins if self._places is None else self._places[begins]
         return mix((self._sums[ends] - self._sums[begins]) * self._inverses[first])
 
+    def windows(self, size: int) -> Hashes:
+        """Of all stretches of `size` elements, by their beginnings; for a sequence whose places are its indices."""
+        sums, count = self._sums, max(len(self._sums) - size, 0)
+        return mix((sums[len(sums) - count :] - sums[:count]) * self._inverses[:count])
+
 
 @lru_cache(maxsize=4)
 def _powers(bits: int) -> tuple[Hashes, Hashes]:

@@ -58,6 +58,18 @@ def words_of(texts: Sequence[str]) -> Words:
     return Words(np.concatenate(found), np.cumsum(begins))
 
 
+def word_bounds(text: str) -> tuple[Places, Places]:
+    """First characters and ends of the words of a text: of those that `words_of` has the hashes of."""
+    begins, ends = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    before = 0
+    for part in _divided(text):
+        _, first, behind = _cut(part)
+        begins.append(first + before)
+        ends.append(behind + before)
+        before += len(part)
+    return np.concatenate(begins), np.concatenate(ends)
+
+
 def ngrams(words: Words, n: int) -> Words:
     """Hashes of the n-grams of words in each text, in order; a text of 1 to n - 1 words is a single n-gram.
 
@@ -112,14 +124,19 @@ def _divided(text: str) -> Iterator[str]:
 
 def _words_of_piece(texts: Sequence[str]) -> tuple[Hashes, Places]:
     """Hashes of the words, and how many each text has."""
-    codes = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    values = _table()[np.minimum(codes, np.uint32(_LETTERS))]
-    inside = values != 0
-    begins, ends = _bounds(inside, values, alone=bool(len(codes)) and int(codes.max()) >= _FIRST_ALONE)
+    values, begins, ends = _cut("\n".join(texts))
     hashes = Running(values).hashes(begins, ends)
     lengths = np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts))
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     return hashes, np.diff(np.searchsorted(begins, bounds))
+
+
+def _cut(text: str) -> tuple[Hashes, Places, Places]:
+    """The number of each character, and first characters and ends of the words."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    values = _table()[np.minimum(codes, np.uint32(_LETTERS))]
+    begins, ends = _bounds(values != 0, values, alone=bool(len(codes)) and int(codes.max()) >= _FIRST_ALONE)
+    return values, begins, ends
 
 
 def _bounds(inside: NDArray[np.bool_], values: Hashes, *, alone: bool) -> tuple[Places, Places]:

@@ -62,6 +62,10 @@ class EvalConfig(StageConfig):
                 found.append(Input(f"tasks.{index}.reward_model", task.reward_model, ("model",)))
         return found
 
+    def measured_on(self) -> list[str]:
+        """The data of all tasks."""
+        return [task.data for task in self.tasks]
+
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """Results have no properties."""
         return Facts("results")

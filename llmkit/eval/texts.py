@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llmkit.data.shards import TokenShards
+from llmkit.data.decoding import decoded_texts
 from llmkit.data.sources.files import READ_ERRORS, find_files, open_bytes
+from llmkit.data.sources.text import ENDINGS
 from llmkit.errors import DataError
 from llmkit.store.documents import document_id, read_documents
 from llmkit.store.splits import SPLITS
 from llmkit.store.stage import ResolvedInput
-from llmkit.tokenizer.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
-_ENDINGS = (".txt", ".text", ".md", ".markdown", ".rst")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def held_out_texts(source: ResolvedInput, split: str, limit: int | None) -> list
     if source.facts.kind == "documents":
         found = [Text(document.id, document.text) for document in read_documents(source.path, wanted)]
     elif source.facts.kind == "tokens":
-        found = [Text(document_id(text), text) for part in wanted for text in _decoded(source, part)]
+        found = [Text(document_id(text), text) for part in wanted for text in decoded_texts(source, part)]
     else:
         found = [Text(document_id(text), text) for text in _plain_files(source.path, split)]
     texts = limited([text for text in found if text.text.strip()], limit, lambda text: text.id)
@@ -84,29 +83,8 @@ def limited(items: Sequence[Item], limit: int | None, key: Callable[[Item], str]
     return [items[place] for place in sorted(order[:limit])]
 
 
-def _decoded(source: ResolvedInput, split: str) -> Iterator[str]:
-    if not (source.path / split).is_dir():
-        return
-    tokenizer = Tokenizer.load(source.tokenizer_directory)
-    shards = TokenShards(source.path, split, tokenizer.digest)
-    size = 0
-    for index in range(shards.documents):
-        ids = shards.document(index).tolist()
-        if shards.separator is not None and ids and ids[-1] == shards.separator:
-            ids.pop()
-        text = tokenizer.decode(ids)
-        size += len(text.encode())
-        yield text
-    if size != shards.text_bytes:
-        raise DataError(
-            f"the tokens give back {size:,} bytes of the {shards.text_bytes:,} that they were made of.",
-            where=str(source.path),
-            hint="Their tokenizer does not keep all of a text; measure on the documents instead.",
-        )
-
-
 def _plain_files(path: Path, split: str) -> Iterator[str]:
-    files = [Path(found.path) for found in find_files([str(path)], _ENDINGS)]
+    files = [Path(found.path) for found in find_files([str(path)], ENDINGS)]
     if path.is_dir():
         named: dict[str, list[Path]] = {
             name: [file for file in files if file.name.partition(".")[0] == name] for name in SPLITS

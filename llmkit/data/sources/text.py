@@ -9,7 +9,7 @@ from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_re
 from llmkit.data.sources.config import TextSource
 from llmkit.data.sources.files import READ_ERRORS, check_files, find_files, open_bytes
 
-_ENDINGS = (".txt", ".text", ".md", ".markdown", ".rst")
+ENDINGS = (".txt", ".text", ".md", ".markdown", ".rst")
 
 
 class TextReader:
@@ -20,11 +20,11 @@ class TextReader:
 
     def check(self) -> Iterator[Finding]:
         """Patterns that mean no file."""
-        return check_files(self._config.files, _ENDINGS)
+        return check_files(self._config.files, ENDINGS)
 
     def slices(self) -> list[Slice]:
         """Files together up to some size."""
-        return file_slices(find_files(self._config.files, _ENDINGS))
+        return file_slices(find_files(self._config.files, ENDINGS))
 
     def read(self, piece: Slice) -> Iterator[Record]:
         """A document for each file, `Broken` for one that cannot be read or decoded."""
