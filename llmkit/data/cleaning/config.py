@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from llmkit.config.base import Config, Input
+from llmkit.config.base import Config, Facts, Finding, Input
+from llmkit.data.cleaning.inputs import FilterWithInputs
+from llmkit.data.cleaning.language_codes import LanguageCode
+from llmkit.data.modelled.config import ClassifierConfig, PerplexityConfig, ToxicityConfig
 from llmkit.data.personal.config import PersonalDataConfig
 
 WordRules = Literal["english", "general"]
@@ -16,16 +20,12 @@ NGram = Annotated[int, Field(ge=1, le=50, strict=False)]
 """Words; not strict, since as a key of JSON it is a string."""
 
 
-class FilterWithInputs(Config):
-    """Settings of a filter that name files, folders or artifacts.
+class MojibakeConfig(Config):
+    """Mending of text that was decoded by the wrong encoding ("schÃ¶n" for "schön"), by ftfy; changes texts and drops
+    none. Needs the extra `data`. ASCII, and lines without a sign of it, stay as they are."""
 
-    The stage depends on what these hold. Who makes the filter gets the settings with the paths that were found in the
-    place of what is written; their digests go into the keys of what is measured, and need not be in `measuring`.
-    """
-
-    def inputs(self, key: str) -> list[Input]:
-        """The files and artifacts as inputs of a stage, `key` being where these settings stand in it."""
-        raise NotImplementedError
+    min_signs: int = Field(default=1, ge=1)
+    """Sequences that ftfy finds unlikely (`ftfy.badness`) in a line that is mended, at least."""
 
 
 class UnicodeConfig(Config):
@@ -68,6 +68,65 @@ class RepetitionConfig(Config):
     """Words in that n-gram."""
     min_characters: int = Field(default=200, ge=0)
     """Shorter documents are not looked at."""
+
+
+BlockFiles = Annotated[list[Annotated[str, Field(min_length=1)]], Field(default=[])]
+"""Files with an entry on each line, plain or compressed; empty lines and those that begin with `#` are left out."""
+
+
+class UrlsConfig(FilterWithInputs):
+    """Block lists of addresses, and words in them, after the URL filter of FineWeb (Penedo et al. 2024,
+    arXiv:2406.17557, 3.2). A list is a file with an entry on each line, plain or compressed (`.gz`, ...). No list
+    comes with llmkit."""
+
+    url: str = Field(default="path", min_length=1)
+    """Where a document's URL is: its `path`, or a name in its metadata."""
+    without_url: Literal["keep", "drop"] = "keep"
+    """What becomes of documents whose URL is not known, or does not begin with http:// or https://."""
+    domains: BlockFiles
+    """Lists of domains, each with all domains below it; `domains` of UT1, for example."""
+    urls: BlockFiles
+    """Lists of URLs, with or without scheme, each with what lies below it; `urls` of UT1, for example."""
+    banned_words: BlockFiles
+    """Lists of words of which none may be a word of the URL."""
+    soft_banned_words: BlockFiles
+    """Lists of words of which some may be words of the URL."""
+    soft_word_threshold: int = Field(default=2, ge=1)
+    """From how many different soft banned words on a document is dropped."""
+    banned_subwords: BlockFiles
+    """Lists of pieces of which none may be anywhere in the URL, of which letters and digits alone are looked at."""
+
+    @model_validator(mode="after")
+    def _names_a_list(self) -> UrlsConfig:
+        if not any(self._lists().values()):
+            raise PydanticCustomError("urls", "no list is named: nothing would be blocked")
+        return self
+
+    def _lists(self) -> dict[str, list[str]]:
+        names = ("domains", "urls", "banned_words", "soft_banned_words", "banned_subwords")
+        return {name: getattr(self, name) for name in names}
+
+    def inputs(self, key: str) -> list[Input]:
+        """The lists."""
+        return [
+            Input(f"{key}.{name}.{index}", file, ("file",))
+            for name, files in self._lists().items()
+            for index, file in enumerate(files)
+        ]
+
+
+class LanguageConfig(Config):
+    """Limits of the language that is identified, by py3langid (needs the extra `data`). Documents whose source states
+    no language get the identified one as theirs."""
+
+    languages: list[LanguageCode] | None = Field(default=None, min_length=1)
+    """Codes of the languages that are kept (ISO 639); null keeps all. What is identified counts, whatever the source
+    states."""
+    min_probability: Fraction = 0.5
+    """Smallest probability of the language that is identified. A text without anything that tells languages apart has
+    probability 0."""
+    sample_characters: int = Field(default=2000, ge=100)
+    """A longer text is judged by this many characters: half from its beginning, half from its middle."""
 
 
 class C4LinesConfig(Config):
@@ -172,15 +231,60 @@ class FineWebConfig(Config):
     """Most newlines a word: above it, a text is a list."""
 
 
+class CodeConfig(Config):
+    """Limits of source code, after Codex (Chen et al. 2021, arXiv:2107.03374, 3.1), StarCoder (Li et al. 2023,
+    arXiv:2305.06161, 3) and StarCoder2 (Lozhkov et al. 2024, arXiv:2402.19173, 3). Documents that name no programming
+    language are kept and not looked at."""
+
+    language: str = Field(default="programming_language", min_length=1)
+    """Name in the metadata under which a document's programming language stands; by default that of the source
+    `code`."""
+    max_line_characters: int = Field(default=1000, ge=1)
+    """Characters of the longest line."""
+    max_mean_line_characters: float = Field(default=100, gt=0)
+    """Characters of a line on average."""
+    long_line_languages: list[str] = Field(default=["HTML", "JSON", "Markdown", "Roff", "SMT", "TeX", "Text", "XML"])
+    """Languages for which these two limits do not hold; case does not count."""
+    max_line_characters_ever: int = Field(default=100_000, ge=1)
+    """Characters of the longest line, whatever the language."""
+    min_alphanumeric: Fraction = 0.25
+    """Smallest fraction of characters that are letters or digits."""
+    min_alphabetic: Fraction = 0.25
+    """Smallest fraction of characters that are letters."""
+    max_encoded: Fraction = 0.5
+    """Largest fraction of characters in encoded data: Base64, hexadecimal numbers, escaped characters."""
+    max_encoded_characters: int = Field(default=1024, ge=1)
+    """Longest piece of encoded data, in characters."""
+    max_data_lines: Fraction = 0.5
+    """Largest fraction of the lines, blank ones left out, that are nothing but numbers and signs between them."""
+    min_comments: Fraction = 0.0
+    """Smallest fraction of characters in comments, for languages whose comments are known; 0.01 for SantaCoder (Ben
+    Allal et al. 2023, arXiv:2301.03988)."""
+    max_comments: Fraction = 0.8
+    """Largest fraction of characters in comments."""
+    generated: bool = False
+    """Keep what says in its first lines that a program has written it, or is minified by its name."""
+    min_visible_text: Fraction = 0.2
+    """Smallest fraction of the characters of an HTML file that are text which can be seen."""
+    min_visible_characters: int = Field(default=100, ge=0)
+    """Fewest characters of such text in an HTML file."""
+
+
 class CleaningConfig(Config):
     """The steps in the order in which they run; one that is `null` is left out."""
 
+    mojibake: MojibakeConfig | None = None
+    """Mending of wrong encodings; before `unicode`, which removes characters that it needs."""
     unicode: UnicodeConfig | None = UnicodeConfig()
     """Unicode clean-up."""
     c4_lines: C4LinesConfig | None = None
     """Removal of lines as for C4."""
     personal_data: PersonalDataConfig | None = None
     """Personal data: masked, replaced, or the document dropped."""
+    urls: UrlsConfig | None = None
+    """Block lists of addresses."""
+    language: LanguageConfig | None = None
+    """Identification of the language, and the languages that are kept."""
     length: LengthConfig | None = LengthConfig()
     """Limits of length."""
     repetition: RepetitionConfig | None = RepetitionConfig()
@@ -191,6 +295,12 @@ class CleaningConfig(Config):
         named = [(name, value) for name, value in self if isinstance(value, FilterWithInputs)]
         return [found for name, value in named for found in value.inputs(f"{key}.{name}")]
 
+    def check(self, key: str, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
+        """What is wrong with what filters read, given its facts by dotted key."""
+        for name, value in self:
+            if isinstance(value, FilterWithInputs):
+                yield from value.check(f"{key}.{name}", inputs)
+
     gopher_quality: GopherQualityConfig | None = None
     """Gopher's quality filter: whether a text is prose."""
     gopher_repetition: GopherRepetitionConfig | None = None
@@ -199,3 +309,11 @@ class CleaningConfig(Config):
     """C4's rules for whole documents; mostly with `c4_lines`."""
     fineweb: FineWebConfig | None = None
     """FineWeb's own filters: whether a text is a list or a menu."""
+    code: CodeConfig | None = None
+    """Limits of source code."""
+    perplexity: PerplexityConfig | None = None
+    """Perplexity under a language model: n-grams, or any llmkit model."""
+    classifier: ClassifierConfig | None = None
+    """Classes, or a score, by any llmkit classifier."""
+    toxicity: ToxicityConfig | None = None
+    """Toxic documents, by a list of words and by any llmkit classifier."""

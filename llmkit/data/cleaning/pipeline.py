@@ -10,19 +10,28 @@ from llmkit.data.cleaning.base import Filter, Step
 from llmkit.data.cleaning.config import CleaningConfig
 
 _STEPS = (
+    ("mojibake", "cleaning.mojibake:Mojibake"),
     ("unicode", "cleaning.unicode:Unicode"),
     ("c4_lines", "cleaning.c4_lines:C4Lines"),
     ("personal_data", "personal.step:PersonalData"),
 )
 _FILTERS = (
+    ("urls", "cleaning.urls:Urls"),
+    ("language", "cleaning.language:Language"),
     ("length", "cleaning.length:Length"),
     ("repetition", "cleaning.repetition:Repetition"),
     ("gopher_quality", "cleaning.gopher_quality:GopherQuality"),
     ("gopher_repetition", "cleaning.gopher_repetition:GopherRepetition"),
     ("c4", "cleaning.c4:C4"),
     ("fineweb", "cleaning.fineweb:FineWeb"),
+    ("code", "cleaning.code:Code"),
+    ("perplexity", "modelled.perplexity:Perplexity"),
+    ("classifier", "modelled.classifier:Classifier"),
+    ("toxicity", "modelled.toxicity:Toxicity"),
 )
 """Keys of `cleaning` in the order in which they run, and the class that does the work, made when it is asked for."""
+FILLED = {"language": ("language", "language")}
+"""Fields of documents that get what a filter has measured where the source states nothing: filter and column of it."""
 
 
 def steps(config: CleaningConfig) -> list[Step]:

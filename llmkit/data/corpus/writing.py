@@ -162,6 +162,7 @@ def _measure_types(work: Work, place: int) -> dict[str, Any]:
 def _write_part(work: Work, place: int, files: _Files, counts: Mapping[str, StepCounts]) -> list[Mapping[str, Any]]:
     """Write a part; gives a census of the documents that each split gets."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     read, number, index = work.settings["parts"][place]

@@ -29,7 +29,8 @@ def measure(found: Filter, texts: Sequence[str]) -> dict[str, list[Any]]:
 
 def verdicts(found: Filter, measured: Mapping[str, Sequence[Any]]) -> list[Dropped | None]:
     """What a filter says of measures, which it gets in the types that they are kept in."""
-    return found.judge({name: np.array(measured[name], found.columns[name]) for name in found.columns})
+    types = {name: object if kind == "string" else kind for name, kind in found.columns.items()}
+    return found.judge({name: np.array(measured[name], kind) for name, kind in types.items()})
 
 
 def reasons(found: Filter, texts: Sequence[str]) -> list[str | None]:
