@@ -252,6 +252,21 @@ class WarcSource(FileSource):
     """How text is taken out of pages."""
 
 
+class WikipediaSource(FileSource):
+    """Dumps of Wikipedia, or of another wiki of MediaWiki (`pages-articles` in XML), each article one document. Needs
+    the extra `data`."""
+
+    kind: Literal["wikipedia"] = "wikipedia"
+    """Dumps of Wikipedia, or of another wiki of MediaWiki (`pages-articles` in XML), each article one document. Needs
+    the extra `data`."""
+    namespaces: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    """Numbers of the namespaces to read; 0 is that of articles."""
+    seconds: float = Field(default=10.0, gt=0)
+    """Computing time that the conversion of an article may take."""
+    megabytes: int = Field(default=1024, ge=64)
+    """Memory that the conversion of an article may take, in MiB."""
+
+
 class MarkdownSource(DecodedFileSource):
     """Files of Markdown, each one document: the text as it is, its front matter as metadata."""
 
@@ -308,6 +323,7 @@ AnySource = Annotated[
     | HtmlSource
     | WebSource
     | WarcSource
+    | WikipediaSource
     | MarkdownSource
     | EpubSource
     | PdfSource

@@ -17,6 +17,7 @@ _READERS = {
     "html": "llmkit.data.sources.html:HtmlReader",
     "web": "llmkit.data.sources.web:WebReader",
     "warc": "llmkit.data.sources.warc:WarcReader",
+    "wikipedia": "llmkit.data.sources.wikipedia:WikipediaReader",
     "markdown": "llmkit.data.sources.markdown:MarkdownReader",
     "epub": "llmkit.data.sources.books:BookReader",
     "pdf": "llmkit.data.sources.books:BookReader",

@@ -10,12 +10,22 @@ from typing import Any, Literal
 from llmkit.config.base import Finding
 from llmkit.data.extraction.encoding import decode_page
 from llmkit.data.extraction.pages import RawPage, extract_pages
-from llmkit.data.sources.base import SLICE_BYTES, Broken, Reason, Record, Slice, file_slices, make_record, readable_copy
+from llmkit.data.sources.base import (
+    SLICE_BYTES,
+    Broken,
+    Damage,
+    Reason,
+    Record,
+    Slice,
+    file_slices,
+    make_record,
+    readable_copy,
+)
 from llmkit.data.sources.config import WarcSource
 from llmkit.data.sources.files import SourceFile, check_files, find_files, is_compressed
 from llmkit.data.sources.html import OpenedPage, check_extraction, page_record
 from llmkit.data.sources.warc_content import ContentError, decoded_content
-from llmkit.data.sources.warc_records import Damage, WarcRecord, is_gzip, plain_bounds, warc_records
+from llmkit.data.sources.warc_records import WarcRecord, is_gzip, plain_bounds, warc_records
 from llmkit.errors import MissingDependencyError
 
 _ENDINGS = (".warc", ".wet")

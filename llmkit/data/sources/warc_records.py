@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from llmkit.data.sources.base import Reason
+from llmkit.data.sources.base import Damage
 from llmkit.data.sources.compression import COMPRESSIONS, Members
 from llmkit.data.sources.files import READ_ERRORS, SourceFile, open_bytes, open_raw
 
@@ -44,21 +44,6 @@ class WarcRecord:
     header: bytes
     length: int
     content: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Something that is no record; what is behind it is read on, as far as the beginning of a record is found.
-
-    Args:
-        position: where it begins.
-        detail: what is wrong.
-        reason: what kind of damage it is.
-    """
-
-    position: int
-    detail: str
-    reason: Reason
 
 
 def warc_records(file: SourceFile, most: int, begin: int = 0, end: int | None = None) -> Iterator[WarcRecord | Damage]:
