@@ -196,7 +196,8 @@ class _Writer:
     def close(self) -> None:
         """Merge what was written into the index."""
         self._finish_run()
-        table = np.zeros(2 ** max(self._total * _BITS_OF_KEY, 8).bit_length() // 8, np.uint8)
+        size = 2 ** max(self._total * _BITS_OF_KEY, 8).bit_length() // 8
+        table = np.lib.format.open_memmap(self._folder / _TABLE, "w+", np.uint8, (size,))
         count = 0
         shares = count_shares(self._parts, _RUN, SHARE_ENTRIES)
         with (self._runs / _KEY).open("wb") as keys, (self._runs / _ROW).open("wb") as rows:
@@ -213,7 +214,7 @@ class _Writer:
             values[:] = np.memmap(self._runs / name, kind, "r")
             values.flush()
         shutil.rmtree(self._runs)
-        np.save(self._folder / _TABLE, table)
+        table.flush()
         np.save(self._folder / _SIZES, np.array(sorted(self._sizes), np.int64))
         np.save(self._folder / _NAMES, np.frombuffer(bytes(self._names), np.uint8))
         np.save(self._folder / _NAME_STARTS, np.array(self._name_starts, np.int64))
