@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -59,12 +59,20 @@ class DataConfig(StageConfig):
         others = [] if self.decontamination is None else self.decontamination.inputs("decontamination")
         return [*files, *self.cleaning.inputs("cleaning"), *self.deduplication.inputs("deduplication"), *others]
 
+    def with_measured(self, measured: Mapping[str, Sequence[str]]) -> DataConfig:
+        """The same with what is measured on in the place of the evaluations that `decontamination` names."""
+        if self.decontamination is None:
+            return self
+        return self.model_copy(update={"decontamination": self.decontamination.with_measured(measured)})
+
     def facts(self, inputs: Mapping[str, Facts]) -> Facts:
         """Documents, with the splits that get any."""
         return Facts("documents", {"splits": self.splits.names()})
 
     def check(self, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
         """Names that clash, datasets that may change, and measures that decide and are not taken."""
+        if self.decontamination is not None:
+            yield from self.decontamination.check("decontamination", inputs)
         needed = self.deduplication.missing_filter(name for name, value in self.cleaning if value is not None)
         if needed is not None:
             yield Finding(

@@ -64,6 +64,8 @@ def make_corpus(engine: Engine, config: DataConfig, context: Context) -> Corpus:
     Raises:
         DataError: a source breaks off in a way that leaves unknown what is missing.
     """
+    # Mistakes in what filters read are found before any source is.
+    measures = _measures(engine, config, context)
     tasks: list[Task] = []
     sources: list[int] = []
     for index in range(len(config.sources)):
@@ -76,7 +78,6 @@ def make_corpus(engine: Engine, config: DataConfig, context: Context) -> Corpus:
         for source, task, result in zip(sources, tasks, reads, strict=True)
         for number, part in enumerate(result.facts["parts"])
     ]
-    measures = _measures(engine, config, context)
     judged, verdicts = _judge(engine, config, parts, measures)
     earlier = [context.inputs[needed.key] for needed in config.deduplication.inputs("deduplication")]
     duplicates = find_duplicates(engine, config.deduplication, judged, earlier)
