@@ -70,9 +70,10 @@ class DataConfig(StageConfig):
         return Facts("documents", {"splits": self.splits.names()})
 
     def check(self, inputs: Mapping[str, Facts]) -> Iterator[Finding]:
-        """Names that clash, datasets that may change, and measures that decide and are not taken."""
+        """Models of filters that do not fit, names that clash, data that may change, measures that are not taken."""
         if self.decontamination is not None:
             yield from self.decontamination.check("decontamination", inputs)
+        yield from self.cleaning.check("cleaning", inputs)
         needed = self.deduplication.missing_filter(name for name, value in self.cleaning if value is not None)
         if needed is not None:
             yield Finding(

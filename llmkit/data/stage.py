@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.config.base import Facts, Finding
+from llmkit.data.card.gaps import known_gaps
+from llmkit.data.card.page import CARD, data_card
 from llmkit.data.config import DataConfig
 from llmkit.data.corpus.build import make_corpus
+from llmkit.data.corpus.measuring import close_filters
 from llmkit.data.corpus.reading import DROPPED, QUARANTINE
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.engine import Engine, open_engine
 from llmkit.data.execution.sharing import WorkIsOverError, remove_signs
+from llmkit.data.modelled.check import check_inputs
 from llmkit.data.sources.registry import open_reader
 from llmkit.errors import DataError
 from llmkit.store.attempts import start_over
 from llmkit.store.documents import DOCUMENTS
-from llmkit.store.files import write_json_atomic
+from llmkit.store.files import write_json_atomic, write_text_atomic
 from llmkit.store.stage import Context, Outcome
 
 __all__ = ["DROPPED", "QUARANTINE", "REPORT", "check", "run"]
@@ -29,16 +33,18 @@ REPORT = "report.json"
 
 
 def check(config: DataConfig, context: Context) -> list[Finding]:
-    """What a quick look at every source finds wrong: nothing matches, columns that are not there, no network."""
-    return [
+    """What a quick look at every source finds wrong (nothing matches, columns that are not there, no network), and at
+    what filters read."""
+    found = [
         replace(finding, key=f"sources.{index}.{finding.key}")
         for index, source in enumerate(config.sources)
         for finding in open_reader(source).check()
     ]
+    return [*found, *check_inputs(config.cleaning, "cleaning", context.inputs)]
 
 
 def run(config: DataConfig, context: Context) -> Outcome:
-    """Write `documents/`, `dropped/`, `quarantine/` and `report.json`.
+    """Write `documents/`, `dropped/`, `quarantine/`, `report.json` and the data card.
 
     Raises:
         DataError: a source breaks off in a way that leaves unknown what is missing, or nothing is left for training.
@@ -49,10 +55,11 @@ def run(config: DataConfig, context: Context) -> Outcome:
         corpus = make_corpus(engine, config, context)
         corpus.put(context.directory)
         engine.wait_for_others()
-    report = corpus.report
+    report = {**corpus.report, "gaps": known_gaps(config, corpus.report)}
     write_json_atomic(context.directory / REPORT, report)
     if report["splits"]["train"]["documents"] == 0:
         raise DataError(_nothing_left(report), where=context.place("sources"), hint="Loosen `cleaning` or `splits`.")
+    write_text_atomic(context.directory / CARD, data_card(context.name, config, report, context.inputs))
     _tidy(config, engine)
     return Outcome(
         content=[f"{DOCUMENTS}/*.parquet"],
@@ -75,8 +82,11 @@ def share(config: DataConfig, context: Context) -> None:
 def _engine(config: DataConfig, context: Context) -> Iterator[Engine]:
     cache = Cache(work_folder(config, context))
     cache.clear_unfinished()
-    with open_engine(config.executor, cache, context.name, context.shard) as engine:
-        yield engine
+    try:
+        with open_engine(config.executor, cache, context.name, context.shard) as engine:
+            yield engine
+    finally:
+        close_filters()
 
 
 def work_folder(config: DataConfig, context: Context) -> Path:

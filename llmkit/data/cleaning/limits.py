@@ -40,6 +40,11 @@ class Limit:
         return outside
 
 
+def as_it_is(text: str) -> str:
+    """A text as a part of `Limit.detail`, where curly brackets would mean something."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def judge_by(limits: Sequence[Limit], measured: Mapping[str, NDArray[np.generic]]) -> list[Dropped | None]:
     """For each document the first of the limits that it breaks."""
     verdicts: list[Dropped | None] = [None] * len(next(iter(measured.values())))

@@ -13,10 +13,12 @@ from typing import Any
 from llmkit.data.cleaning.config import CleaningConfig
 from llmkit.data.cleaning.pipeline import filters, steps
 from llmkit.data.config import DataConfig
+from llmkit.data.corpus.census import add_up
 from llmkit.data.corpus.contamination import decontamination_measure
 from llmkit.data.corpus.counts import READ, Counts
 from llmkit.data.corpus.duplicates import Judged, earlier_parts, find_duplicates
-from llmkit.data.corpus.measuring import DECONTAMINATION, Measure, judge_task
+from llmkit.data.corpus.measuring import DECONTAMINATION, NGRAMS, PERPLEXITY, Measure, judge_task
+from llmkit.data.corpus.ngram_model import ngram_model
 from llmkit.data.corpus.parts import Part
 from llmkit.data.corpus.reading import DROPPED, QUARANTINE, read_tasks
 from llmkit.data.corpus.writing import group_parts, write_task
@@ -34,7 +36,7 @@ class Corpus:
 
     Args:
         written: results of the tasks that have written it, in order.
-        report: counts by source and step, and by split.
+        report: counts by source and step, and by split; and a census of the documents (`census.py`).
     """
 
     written: Sequence[Result]
@@ -94,7 +96,8 @@ def make_corpus(engine: Engine, config: DataConfig, context: Context) -> Corpus:
     for result in written:
         for number, found_by in result.facts["counts"].items():
             counts.add(names[int(number)], found_by)
-    return Corpus(written, {**counts.report(), "splits": _splits(written)})
+    census = add_up(result.facts["census"] for result in written)
+    return Corpus(written, {**counts.report(), "splits": _splits(written), "census": census})
 
 
 def step_names(config: DataConfig) -> list[str]:
@@ -117,10 +120,20 @@ def _measures(engine: Engine, config: DataConfig, context: Context) -> list[Meas
     for item in filters(resolved):
         mine = [needed.key for needed in named if needed.key.startswith(f"cleaning.{item.name}.")]
         digests = {key: context.inputs[key].digest for key in mine}
-        found.append(Measure(item, getattr(config.cleaning, item.name), getattr(resolved, item.name), digests))
+        written, made = getattr(config.cleaning, item.name), _made_for(engine, item.name, config, context)
+        found.append(Measure(item, written, getattr(resolved, item.name), digests, made))
     if config.decontamination is not None:
         found.append(decontamination_measure(engine, config.decontamination, context.inputs))
     return found
+
+
+def _made_for(engine: Engine, name: str, config: DataConfig, context: Context) -> dict[str, str]:
+    """Keys of results that a filter measures by, by their names."""
+    perplexity = config.cleaning.perplexity
+    if name != PERPLEXITY or perplexity is None or perplexity.ngram is None:
+        return {}
+    model = ngram_model(engine, perplexity.ngram, f"cleaning.{PERPLEXITY}.ngram", context.inputs)
+    return {NGRAMS: model.key}
 
 
 def _with_paths(config: CleaningConfig, inputs: Mapping[str, ResolvedInput]) -> CleaningConfig:

@@ -19,6 +19,8 @@ from llmkit.data.corpus.parts import Part, documents_file, load_sizes, read_docu
 from llmkit.data.corpus.reading import only
 from llmkit.data.decontamination.config import DecontaminationConfig
 from llmkit.data.execution.tasks import Result, Task, Work
+from llmkit.data.modelled.config import PerplexityConfig
+from llmkit.data.modelled.perplexity import Perplexity
 from llmkit.data.sources.config import SourceConfig
 from llmkit.store.documents import ParquetFiles
 from llmkit.store.files import canonical_json
@@ -30,6 +32,10 @@ SPLIT = "split.npy"
 VERDICTS = "verdicts"
 VERDICT_COLUMNS = ("row", "step", "reason", "detail")
 DECONTAMINATION = "decontamination"
+PERPLEXITY = "perplexity"
+NGRAMS = "ngrams"
+_MADE = {DECONTAMINATION: "index", PERPLEXITY: NGRAMS}
+"""Filters that are made of a task's result, and its name among the inputs."""
 VERSION = 1
 
 
@@ -99,18 +105,25 @@ def measure(work: Work) -> None:
 
 
 def open_filter(work: Work, name: str, settings: Mapping[str, Any]) -> Filter:
-    """A filter by its name and settings; the last ones are kept, since some load a model."""
-    index = work.inputs.get("index")
-    return _filter(name, canonical_json(settings), str(index[0].path) if index else None)
+    """A filter by its name and settings; all that are in use are kept, since some load a model."""
+    made = work.inputs.get(_MADE.get(name, ""))
+    return _filter(name, canonical_json(settings), str(made[0].path) if made else None)
 
 
-@lru_cache(maxsize=8)
-def _filter(name: str, settings: str, index: str | None) -> Filter:
+def close_filters() -> None:
+    """Let go of the filters that this process keeps, and of their models."""
+    _filter.cache_clear()
+
+
+@lru_cache(maxsize=32)
+def _filter(name: str, settings: str, made: str | None) -> Filter:
     if name == DECONTAMINATION:
         from llmkit.data.decontamination.filter import Decontamination
 
-        assert index is not None
-        return Decontamination(DecontaminationConfig.model_validate_json(settings), Path(index))
+        assert made is not None
+        return Decontamination(DecontaminationConfig.model_validate_json(settings), Path(made))
+    if name == PERPLEXITY and made is not None:
+        return Perplexity(PerplexityConfig.model_validate_json(settings), Path(made))
     (found,) = filters(only({name: json.loads(settings)}))
     return found
 

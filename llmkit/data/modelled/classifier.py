@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.cleaning.base import ColumnType, Dropped, Values
-from llmkit.data.cleaning.limits import Limit, judge_by
+from llmkit.data.cleaning.limits import Limit, as_it_is, judge_by
 from llmkit.data.modelled.config import ClassifierConfig
 from llmkit.data.modelled.opened import FilterModel, how_it_computes
 from llmkit.errors import ModelError
@@ -31,7 +31,7 @@ class Classifier:
             "windows": config.windows,
             **how_it_computes(config),
         }
-        probability = "probability {:.3f}" + ("" if config.label is None else f" of {config.label}")
+        probability = "probability {:.3f}" + ("" if config.label is None else f" of {as_it_is(config.label)}")
         self._limits = (
             Limit("probability", "low_probability", probability, least=config.min_probability),
             Limit("probability", "high_probability", probability, most=config.max_probability),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.cleaning.base import ColumnType, Dropped, Values
-from llmkit.data.cleaning.limits import Limit, judge_by
+from llmkit.data.cleaning.limits import Limit, as_it_is, judge_by
 from llmkit.data.modelled.config import ToxicityConfig
 from llmkit.data.modelled.lexicon import Lexicon, read_lexicon
 from llmkit.data.modelled.opened import FilterModel, how_it_computes
@@ -30,9 +30,10 @@ class Toxicity:
     def __init__(self, config: ToxicityConfig) -> None:
         self._config = config
         self.measuring: Mapping[str, Any] = {"lexicon": config.lexicon is not None, "model": config.model is not None}
+        label = as_it_is(config.label or "")
         self._limits = (
             Limit("share", "toxic_words", "{:.2%} of the words", most=config.max_share),
-            Limit("probability", "toxic", f"probability {{:.3f}} of {config.label}", most=config.max_probability),
+            Limit("probability", "toxic", f"probability {{:.3f}} of {label}", most=config.max_probability),
         )
         self._model = None
         if config.model is not None:

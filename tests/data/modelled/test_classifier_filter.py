@@ -11,7 +11,7 @@ from modelled_support import CONTEXT, PROSE, make_filter, measure, reasons, save
 from llmkit.errors import ModelError
 from llmkit.model.load import load_model
 
-LABELS = ("bad", "fair", "good")
+LABELS = ("bad", "{fair}", "good")
 LONG = " ".join(PROSE)
 TEXTS = [*PROSE, LONG]
 
@@ -39,8 +39,8 @@ def direct(place: str, text: str) -> np.ndarray:
 
 def test_labels_and_probabilities_are_those_of_a_direct_pass(classifier: str) -> None:
     measured = measure(make_filter("classifier", model=classifier), TEXTS)
-    asked = measure(make_filter("classifier", model=classifier, label="fair"), TEXTS)
-    every = measure(make_filter("classifier", model=classifier, label="fair", windows="all"), TEXTS)
+    asked = measure(make_filter("classifier", model=classifier, label="{fair}"), TEXTS)
+    every = measure(make_filter("classifier", model=classifier, label="{fair}", windows="all"), TEXTS)
     assert len(windows(LONG)) > 2
     for row, text in enumerate(TEXTS):
         rows = direct(classifier, text)
@@ -55,12 +55,14 @@ def test_labels_and_probabilities_are_those_of_a_direct_pass(classifier: str) ->
 
 
 def test_classes_and_probabilities_are_judged(classifier: str) -> None:
-    measured = measure(make_filter("classifier", model=classifier, label="fair"), TEXTS)
+    measured = measure(make_filter("classifier", model=classifier, label="{fair}"), TEXTS)
     middle = float(np.median(measured["probability"]))
-    low = make_filter("classifier", model=classifier, label="fair", min_probability=middle)
-    high = make_filter("classifier", model=classifier, label="fair", max_probability=middle)
+    low = make_filter("classifier", model=classifier, label="{fair}", min_probability=middle)
+    high = make_filter("classifier", model=classifier, label="{fair}", max_probability=middle)
     assert reasons(low, TEXTS) == ["low_probability" if p < middle else None for p in measured["probability"]]
     assert reasons(high, TEXTS) == ["high_probability" if p > middle else None for p in measured["probability"]]
+    details = [item.detail for item in verdicts(low, TEXTS) if item]
+    assert details == [f"probability {p:.3f} of {{fair}}" for p in measured["probability"] if p < middle]
     others = [label for label in LABELS if label != measured["label"][0]]
     found = verdicts(make_filter("classifier", model=classifier, keep=others), TEXTS[:1])
     assert [(item.reason, item.detail) for item in found if item] == [("wrong_class", measured["label"][0])]
@@ -94,7 +96,7 @@ def test_an_empty_text_has_the_class_of_its_frame(classifier: str) -> None:
 
 
 def test_a_class_that_the_model_does_not_know_is_refused(classifier: str) -> None:
-    with pytest.raises(ModelError, match=r"no class `great`.*bad, fair, good"):
+    with pytest.raises(ModelError, match=r"no class `great`.*bad, \{fair\}, good"):
         measure(make_filter("classifier", model=classifier, label="great"), PROSE)
     with pytest.raises(ModelError, match="no class `great`"):
         measure(make_filter("toxicity", model=classifier, label="great"), PROSE)
