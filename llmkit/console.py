@@ -11,7 +11,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 PLAIN_INTERVAL_SECONDS = 10.0
 WIDTH = 80
@@ -35,21 +39,89 @@ def emit_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """Print a result for people: a table on stdout, numbers to the right, in the width of the terminal."""
+@dataclass(frozen=True)
+class Marked:
+    """A text in pieces, some of which are marked: by colours on a terminal that has them, by signs anywhere else.
+
+    Args:
+        pieces: texts with a key of `MARKS` each.
+        between: what stands between two pieces where there are no colours.
+    """
+
+    pieces: tuple[tuple[str, str], ...]
+    between: str = ""
+
+    def __str__(self) -> str:
+        return self.between.join(MARKS[mark].begin + text + MARKS[mark].end for text, mark in self.pieces)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Signs around a piece, and two styles in turns, as rich names them."""
+
+    begin: str = ""
+    end: str = ""
+    styles: tuple[str, str] = ("", "")
+
+
+MARKS = {
+    "": Mark(),
+    "place": Mark(styles=("bold", "bold")),
+    "token": Mark(styles=("black on color(252)", "black on color(247)")),
+    "learned": Mark("[[", "]]", ("black on color(157)", "black on color(114)")),
+    "gone": Mark("[-", "-]", ("black on color(217)", "black on color(217)")),
+    "new": Mark("{+", "+}", ("black on color(157)", "black on color(157)")),
+}
+"""What a piece can be marked as: where something is, a token, one that is learned, words that only one text has."""
+_BAR = 24
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def bar(value: float, largest: float) -> str:
+    """A bar of up to 24 columns, its end to an eighth of a column; nothing for 0, and something for anything more."""
+    eighths = max(round(_BAR * 8 * value / largest), 1) if value else 0
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def emit_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, bars: str | None = None
+) -> None:
+    """Print a result for people: a table on stdout, numbers to the right, in the width of the terminal.
+
+    Args:
+        columns: their names.
+        rows: values, which may be `Marked`.
+        title: what stands above.
+        bars: name of a column of numbers that is also drawn, as bars at the right.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     body = [list(row) for row in rows]
+    if bars is not None:
+        numbers = [row[list(columns).index(bars)] for row in body]
+        columns = [*columns, ""]
+        body = [[*row, bar(number, max(numbers))] for row, number in zip(body, numbers, strict=True)]
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, name in enumerate(columns):
         cells = [row[index] for row in body if row[index] not in (None, "")]
         numeric = bool(cells) and all(isinstance(cell, (int, float)) for cell in cells)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    console = Console(file=sys.stdout, soft_wrap=False, markup=False, highlight=False, emoji=False)
+    coloured = console.color_system is not None and not console.no_color
     for row in body:
-        table.add_row(*[format_cell(cell) for cell in row])
-    Console(file=sys.stdout, soft_wrap=False, markup=False, highlight=False, emoji=False).print(table)
+        table.add_row(
+            *[_coloured(cell) if coloured and isinstance(cell, Marked) else format_cell(cell) for cell in row]
+        )
+    console.print(table)
+
+
+def _coloured(cell: Marked) -> Text:
+    from rich.text import Text
+
+    shades = ((text, MARKS[mark].styles[index % 2]) for index, (text, mark) in enumerate(cell.pieces))
+    return Text.assemble(*shades)
 
 
 def format_cell(value: Any) -> str:

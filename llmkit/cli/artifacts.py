@@ -16,17 +16,22 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="An artifact, a run, a model directory, or a data file.")],
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", "-t", help="Show conversations as this tokenizer's tokens, with loss masks."),
+        typer.Option("--tokenizer", "-t", help="Show conversations and rows as its tokens, with loss masks."),
     ] = None,
+    row: Annotated[
+        int | None,
+        typer.Option("--row", min=0, help="Show this row alone, from 0: a document or an example, token by token."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="The split that the row is in.")] = "train",
     as_json: JsonOption = False,
 ) -> None:
     """Say what an artifact is.
 
-    Its manifest, counts, samples, masks and weights, as far as it has them.
+    Its manifest, counts, samples, masks and weights, as far as it has them; or one row of it, token by token.
     """
-    from llmkit.pipeline.inspect import inspect_path, show_inspection
+    from llmkit.pipeline.inspect import inspect_path, inspect_row, show_inspection
 
-    found = inspect_path(path, tokenizer)
+    found = inspect_path(path, tokenizer) if row is None else inspect_row(path, row, split, tokenizer)
     if as_json:
         emit_json(found)
     else:

@@ -188,8 +188,22 @@ def split_examples(source: ResolvedInput) -> tuple[str, dict[str, list[Example]]
     Raises:
         DataError: there are no rows, or one is malformed.
     """
-    kind = source.facts.get("format") or _kind_of_files(source.path)
+    kind = _kind(source)
     return kind, {split: list(_read(source, split, kind, None)) for split in SPLITS}
+
+
+def iterate_examples(source: ResolvedInput, split: str) -> Iterator[Example]:
+    """Examples of one split, whatever their kind, one after another.
+
+    Raises:
+        DataError: as `split_examples`.
+    """
+    return _read(source, split, _kind(source), None)
+
+
+def _kind(source: ResolvedInput) -> str:
+    found: str = source.facts.get("format") or _kind_of_files(source.path)
+    return found
 
 
 def _kind_of_files(path: Path) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmkit.console import emit_table, format_cell, format_seconds
 from llmkit.data.inspect import Table
@@ -15,6 +15,9 @@ from llmkit.errors import ArtifactError
 from llmkit.store.artifact import Artifact, is_artifact, open_artifact
 from llmkit.store.stage import ResolvedInput, tokenizer_directory
 from llmkit.store.workspace import STATE
+
+if TYPE_CHECKING:
+    from llmkit.tokenizer.tokenizer import Tokenizer
 
 _FILES_SHOWN = 12
 _MASKS_SHOWN = 3
@@ -49,7 +52,60 @@ def inspect_path(path: Path, tokenizer: str | None = None) -> dict[str, Any]:
         what, overview, tables = "a data file", *_examples(_plain(path), tokenizer)
     else:
         raise ArtifactError("there is no such file or folder.", where=str(path))
-    return {"path": str(path), "what": what, "overview": overview, "tables": [asdict(table) for table in tables]}
+    return _described(path, what, overview, tables)
+
+
+def inspect_row(path: Path, row: int, split: str, tokenizer: str | None = None) -> dict[str, Any]:
+    """Show one row: a document or an example as tokens, with the loss mask where there is one.
+
+    Args:
+        path: an artifact of documents, tokens or examples, or a file of examples. Files are not checked against the
+            manifest, which would read all of them.
+        row: number of the row in its split, from 0.
+        split: "train", "validation" or "test".
+        tokenizer: a folder with a tokenizer; tokens come with theirs. Without one, the text is shown.
+
+    Returns:
+        as `inspect_path`.
+
+    Raises:
+        ArtifactError: there is nothing there, or nothing that has rows.
+        DataError: there is no such row or split.
+    """
+    from llmkit.data.inspect_rows import show_document, show_example, show_tokens
+
+    if not path.exists():
+        raise ArtifactError("there is no such file or folder.", where=str(path))
+    artifact = open_artifact(path, verify=False) if is_artifact(path) else None
+    kind = "file" if artifact is None else artifact.manifest.kind
+    named = str(path) if kind == "tokens" else tokenizer
+    loaded = None if named is None else _load_tokenizer(named)
+    if kind == "documents":
+        tables = show_document(path, split, row, loaded)
+    elif kind == "tokens" and loaded is not None:
+        tables = show_tokens(path, split, row, loaded)
+    elif kind == "examples" or (artifact is None and not _is_known(path)):
+        tables = show_example(_plain(path) if artifact is None else _input(artifact), split, row, loaded)
+    else:
+        raise ArtifactError(
+            "there are no rows here.",
+            where=str(path),
+            hint="Rows are shown of documents, tokens, examples, and files of examples.",
+        )
+    return _described(path, f"row {row:,} of the split `{split}`", {}, tables)
+
+
+def _is_known(path: Path) -> bool:
+    """Whether a folder is a run, a model, a tokenizer or an unfinished stage."""
+    return any((path / name).is_file() for name in ("run.yaml", "config.json", "tokenizer.json", STATE))
+
+
+def _described(path: Path, what: str, overview: dict[str, Any], tables: Sequence[Table]) -> dict[str, Any]:
+    # Not `asdict`, which would take the cells that are marked to pieces.
+    shown = [
+        {"title": table.title, "columns": table.columns, "rows": table.rows, "bars": table.bars} for table in tables
+    ]
+    return {"path": str(path), "what": what, "overview": overview, "tables": shown}
 
 
 def show_inspection(found: dict[str, Any]) -> None:
@@ -59,7 +115,7 @@ def show_inspection(found: dict[str, Any]) -> None:
         text = format_cell(value) if not isinstance(value, (dict, list)) else json.dumps(value, ensure_ascii=False)
         print(f"  {key}: {text}")
     for table in found["tables"]:
-        emit_table(table["columns"], table["rows"], title=table["title"])
+        emit_table(table["columns"], table["rows"], title=table["title"], bars=table["bars"])
 
 
 def _stages(run: Path) -> Table:
@@ -109,12 +165,10 @@ def _details(artifact: Artifact, tokenizer: str | None) -> list[Table]:
         return summarize_documents(path)
     if kind == "tokens":
         from llmkit.data.inspect import summarize_tokens
-        from llmkit.tokenizer.tokenizer import Tokenizer
 
-        return summarize_tokens(path, Tokenizer.load(path / "tokenizer").decode)
+        return summarize_tokens(path, partial(_load_tokenizer(str(path)).decode, skip_special=False))
     if kind == "examples":
-        source = ResolvedInput("data", str(path), path, artifact.digest, artifact.facts, artifact)
-        return _examples(source, tokenizer)[1]
+        return _examples(_input(artifact), tokenizer)[1]
     if kind == "tokenizer":
         return _tokenizer(path / "tokenizer")[1]
     if kind == "model":
@@ -162,6 +216,16 @@ def _plain(path: Path) -> ResolvedInput:
     return ResolvedInput("data", str(path), path, "", Facts("file", {"suffix": "".join(path.suffixes)}))
 
 
+def _input(artifact: Artifact) -> ResolvedInput:
+    return ResolvedInput("data", str(artifact.path), artifact.path, artifact.digest, artifact.facts, artifact)
+
+
+def _load_tokenizer(folder: str) -> Tokenizer:
+    from llmkit.tokenizer.tokenizer import Tokenizer
+
+    return Tokenizer.load(tokenizer_directory(Path(folder)))
+
+
 def _examples(source: ResolvedInput, tokenizer: str | None) -> tuple[dict[str, Any], list[Table]]:
     from llmkit.data.examples import split_examples
     from llmkit.data.inspect_examples import summarize_examples
@@ -174,14 +238,14 @@ def _examples(source: ResolvedInput, tokenizer: str | None) -> tuple[dict[str, A
 
 
 def _masked(conversations: Sequence[Any], tokenizer: str) -> Table:
-    """Tokens of conversations; those that the loss is taken on stand in double brackets."""
-    from llmkit.tokenizer.tokenizer import Tokenizer
+    """Tokens of conversations; those that the loss is taken on are marked."""
+    from llmkit.data.inspect import marked_tokens
+    from llmkit.data.inspect_rows import encode_example
 
-    loaded = Tokenizer.load(tokenizer_directory(Path(tokenizer)))
+    loaded = _load_tokenizer(tokenizer)
     rows = []
     for conversation in conversations:
-        ids, mask = loaded.render_conversation(conversation.messages)
-        pieces = [loaded.decode([token], skip_special=False) for token in ids]
-        text = "|".join(f"[[{piece}]]" if learned else piece for piece, learned in zip(pieces, mask, strict=True))
-        rows.append([text.replace("\n", "\\n"), sum(mask), len(ids)])
-    return Table("Loss masks ([[...]]: learned)", ["tokens", "learned", "all"], rows)
+        ((_, ids, mask),) = encode_example(conversation, loaded)
+        shown = marked_tokens(ids, partial(loaded.decode, skip_special=False), mask)
+        rows.append([shown, sum(mask), len(ids)])
+    return Table("Loss masks (learned: [[...]], or green)", ["tokens", "learned", "all"], rows)

@@ -60,7 +60,8 @@ def data_card(name: str, config: DataConfig, report: Mapping[str, Any], inputs: 
 
 
 _OPEN = block(
-    'from datasets import load_dataset\n\ndocuments = load_dataset("FOLDER", split="train")  # the folder of this file\n',
+    "from datasets import load_dataset\n\n"
+    'documents = load_dataset("FOLDER", split="train")  # the folder of this file\n',
     "python",
 )
 
