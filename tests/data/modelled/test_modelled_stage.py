@@ -244,7 +244,7 @@ stages:
     cleaning:
       length: null
       repetition: null
-      perplexity: {ngram: {train_on: [corpus], order: 3}, max_perplexity: 60.0}
+      perplexity: {ngram: {train_on: [corpus, "reference/*.txt"], order: 3}, max_perplexity: 60}
       classifier: {model: classifier, label: night, keep: [day]}
     splits: {validation: 0.0, test: 0.0}
   by_gpt:
