@@ -123,7 +123,7 @@ def _measures(engine: Engine, config: DataConfig, context: Context) -> list[Meas
         written, made = getattr(config.cleaning, item.name), _made_for(engine, item.name, config, context)
         found.append(Measure(item, written, getattr(resolved, item.name), digests, made))
     if config.decontamination is not None:
-        found.append(decontamination_measure(engine, config.decontamination, context.inputs))
+        found.append(decontamination_measure(engine, config.decontamination, context))
     return found
 
 

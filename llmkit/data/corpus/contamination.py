@@ -14,25 +14,23 @@ from llmkit.data.decontamination.index import write_index
 from llmkit.data.execution.engine import Engine
 from llmkit.data.execution.tasks import Task, Work
 from llmkit.store.artifact import is_artifact, open_artifact
-from llmkit.store.stage import ResolvedInput
+from llmkit.store.stage import Context, ResolvedInput
 
 VERSION = 1
 
 
-def decontamination_measure(
-    engine: Engine, config: DecontaminationConfig, inputs: Mapping[str, ResolvedInput]
-) -> Measure:
+def decontamination_measure(engine: Engine, config: DecontaminationConfig, context: Context) -> Measure:
     """Decontamination as a filter like others, once its index is made.
 
     Args:
         engine: does the task.
         config: its settings.
-        inputs: of the stage, by dotted key.
+        context: of the stage, with its inputs.
 
     Raises:
         DataError: a file cannot be read, or none of its texts is long enough.
     """
-    found = [inputs[needed.key] for needed in config.inputs("decontamination")]
+    found = [context.inputs[needed.key] for needed in config.inputs("decontamination")]
     task = Task(
         "index",
         f"{__name__}:index",
@@ -41,7 +39,7 @@ def decontamination_measure(
             "against": list(config.against),
             "inputs": [[item.value, item.digest] for item in found],
         },
-        places={"inputs": [_as_json(item) for item in found]},
+        places={"inputs": [_as_json(item, context.place(item.key)) for item in found]},
         version=VERSION,
         label=", ".join(config.against),
     )
@@ -55,9 +53,9 @@ def index(work: Work) -> None:
     write_index(work.settings["against"], found, work.settings["measuring"], work.output)
 
 
-def _as_json(found: ResolvedInput) -> dict[str, Any]:
+def _as_json(found: ResolvedInput, key: str) -> dict[str, Any]:
     return {
-        "key": found.key,
+        "key": key,
         "value": found.value,
         "path": str(found.path),
         "digest": found.digest,

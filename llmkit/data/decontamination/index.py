@@ -63,7 +63,7 @@ def write_index(names: Sequence[str], inputs: Sequence[ResolvedInput], settings:
 
     Args:
         names: what stands in `against`, for messages.
-        inputs: what was found there.
+        inputs: what was found there, each key being its place in the config.
         settings: `Decontamination.measuring`.
         out: folder, made where it is absent.
 
@@ -82,7 +82,7 @@ def write_index(names: Sequence[str], inputs: Sequence[ResolvedInput], settings:
                 f"`{name}` has no text{held_out} of {settings['min_words']} words or more, so nothing of it can be"
                 " looked for.",
                 where=source.key,
-                hint="Lower `min_words`, or name where its texts are.",
+                hint="Lower `min_words`, or leave it out: of an evaluation, name the data of the other tasks.",
             )
     writer.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,14 @@ def test_a_mistake_in_the_files_is_found_before_anything_is_read(folder: Path, m
     with pytest.raises(DataError, match=r"asked\.jsonl:1: this is not JSON"):
         Pipeline(experiment(folder, {"corpus": corpus(against=["asked.jsonl"])})).run()
     assert done == ["index"]
+
+
+def test_texts_that_are_all_too_short_are_named_with_their_place(folder: Path) -> None:
+    write_rows(folder / "short.jsonl", [{"question": "Who is it?"}])
+    with pytest.raises(DataError) as caught:
+        Pipeline(experiment(folder, {"corpus": corpus(against=["asked.jsonl", "short.jsonl"])})).run()
+    place = r"config\.yaml:1: stages\.corpus\.decontamination\.against\.1: `short\.jsonl` has no text of 8 words"
+    assert re.search(place, str(caught.value))
 
 
 def test_held_out_examples_documents_and_tokens(folder: Path) -> None:
