@@ -45,6 +45,7 @@ _SYNTAX = {
     "Elixir Julia Nix R Ruby": Syntax((_HASH,)),
     "CMake Dockerfile Makefile Perl Shell": Syntax((_WORD_HASH,)),
     "Erlang": Syntax((r"%[^\n]*+",)),
+    "F#": Syntax((_SLASHES, _block(r"\(\*", r"\*\)")), (_DOUBLE, _CHARACTER)),
     "Fortran": Syntax((r"![^\n]*+",)),
     "Go": Syntax((_SLASHES, _STARS), (_DOUBLE, _CHARACTER, r"`[^`]*+`")),
     "JavaScript TypeScript": Syntax((_SLASHES, _STARS), (_DOUBLE, _SINGLE, _BACKTICK)),

@@ -94,6 +94,7 @@ def test_python_comments_are_those_of_the_tokenizer(module: str) -> None:
         ("TeX", r"50\% % yes", ["% yes"]),
         ("HTML", "<p>a</p><!-- b\nc --><!-- d", ["<!-- b\nc -->", "<!-- d"]),
         ("Fortran", "x = '! no' ! yes", ["! yes"]),
+        ("F#", 'let x = "(* no *)" // yes\n(* too *)', ["// yes", "(* too *)"]),
         ("Erlang", 'x = "% no". % yes', ["% yes"]),
         ("VHDL", 'x <= "--no"; -- yes', ["-- yes"]),
         ("Pascal", "x := '{no}' { yes } // too\n(* more *)", ["{ yes }", "// too", "(* more *)"]),

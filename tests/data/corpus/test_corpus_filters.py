@@ -25,7 +25,7 @@ ROWS = [
     {"text": GERMAN, "url": "https://good.example/de"},
     {"text": FRENCH, "url": "https://good.example/fr"},
     {"text": f"{ENGLISH} Is that so?", "url": "https://news.bad.example/"},
-    {"text": "\u2680 \u2681 \u2682 \u2683", "url": "https://good.example/dice"},
+    {"text": "@@@ ### $$$ %%% @@@ ### $$$ %%%", "url": "https://good.example/signs"},
 ]
 
 
