@@ -189,6 +189,34 @@ def test_counts_that_do_not_add_up_are_noticed(tmp_path: Path, place: tuple[str,
     assert not ledger.adds_up
 
 
+def test_records_that_could_not_be_read_are_counted(tmp_path: Path) -> None:
+    report = json.loads(json.dumps(fake_run.DATA_REPORT))
+    for section in (report["total"], report["sources"]["notes"]):
+        section["quarantined"] = {"malformed": 4}
+        section["in"] += 4
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    ledger = read_data(tmp_path, "data", {}).ledger
+    assert ledger is not None
+    assert ledger.adds_up
+    assert ledger.total.dropped == {**report["total"]["dropped"], "unreadable: malformed": 4}
+
+
+def test_the_page_tells_what_the_data_card_tells(tmp_path: Path) -> None:
+    def counted(**languages: int) -> dict[str, Any]:
+        return {name: {"documents": count, "bytes": 9} for name, count in languages.items()}
+
+    census = {
+        "notes": {"licenses": counted(MIT=4) | {"": {"documents": 1, "bytes": 9}}, "languages": counted(de=2, en=3)},
+        "python-docs": {"licenses": counted(), "languages": counted(de=7)},
+    }
+    gaps = ["`minhash` was left out. (Near duplicates.)"]
+    (tmp_path / "report.json").write_text(json.dumps({**fake_run.DATA_REPORT, "census": census, "gaps": gaps}))
+    found = read_data(tmp_path, "data", fake_run.stage_config("corpus"))
+    assert found.licenses == (("python-docs", "PSF-2.0"), ("notes", "MIT"), ("notes", None))
+    assert found.languages == (("de", 9), ("en", 3))
+    assert found.gaps == tuple(gaps)
+
+
 def test_two_dropped_documents_of_each_reason(run: RunReport) -> None:
     dropped = run.data["corpus"].dropped
     assert [sample.reason for sample in dropped] == [
