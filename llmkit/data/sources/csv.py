@@ -22,8 +22,9 @@ class _Lines:
 
     def __init__(self, file: SourceFile, form: TableForm) -> None:
         self._lines = lines(file, form.encoding, form.max_bytes)
-        self._room = self._most = form.max_bytes
+        self._most = form.max_bytes
         self.number = 0
+        self.new_row()
 
     def __iter__(self) -> _Lines:
         return self
@@ -31,14 +32,15 @@ class _Lines:
     def __next__(self) -> str:
         _, line = next(self._lines)
         self.number += 1
-        self._room -= 0 if line is None else len(line)
+        self._room -= 0 if line is None else len(line) + 1
         if line is None or self._room < 0:
             raise _RowError(f"the row is longer than {self._most:,} bytes")
         return line.decode("utf-8", "surrogateescape") + "\n"
 
     def new_row(self) -> None:
         """The lines that follow belong to another row."""
-        self._room = self._most
+        # The end of its last line is not the row's.
+        self._room = self._most + 1
 
 
 class CsvTable:
@@ -81,7 +83,7 @@ class CsvTable:
         """Cells of each row with the line on which it starts; the first row is that of the names."""
         label = self._form.label
         # The module's default of 128 KiB is less than a long article; rows are bounded by their lines.
-        csv.field_size_limit(max(csv.field_size_limit(), self._form.max_bytes))
+        csv.field_size_limit(max(csv.field_size_limit(), self._form.max_bytes + 1))
         delimiter = self._form.delimiter or ("\t" if ending_of(file.name) == ".tsv" else ",")
         source = _Lines(file, self._form)
         rows = csv.reader(source, delimiter=delimiter, strict=True)

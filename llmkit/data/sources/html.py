@@ -10,11 +10,11 @@ from llmkit.data.extraction.config import ExtractionConfig
 from llmkit.data.extraction.pages import Page, RawPage, Unreadable, extract_pages, missing_library
 from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_record, readable_copy
 from llmkit.data.sources.config import HtmlSource, SourceConfig
-from llmkit.data.sources.files import READ_ERRORS, SourceFile, check_files, find_files, open_bytes
+from llmkit.data.sources.files import SourceFile, check_files, find_files
+from llmkit.data.sources.whole import read_whole
 from llmkit.store.documents import Document
 
 _ENDINGS = (".html", ".htm", ".xhtml")
-_LARGEST_BYTES = 1 << 26
 _COPY_BYTES = 4096
 
 
@@ -34,22 +34,16 @@ class HtmlReader:
         return file_slices(find_files(self._config.files, _ENDINGS))
 
     def read(self, piece: Slice) -> Iterator[Record]:
-        """A document for each file, `Broken` for one that cannot be read or decoded."""
+        """A document for each file, `Broken` for one that is too large or cannot be read or decoded."""
         pages = (self._open(file) for file in piece.files)
         for opened, found in extract_pages(self._config.extraction, pages):
             yield opened if isinstance(opened, Broken) else page_record(self._config, opened, found)
 
     def _open(self, file: SourceFile) -> tuple[OpenedPage | Broken, RawPage]:
         """A page as it stands in its file; or `Broken`, and an empty page in its place."""
-        label = self._config.label
-        try:
-            with open_bytes(file.path) as stream:
-                data = stream.read(_LARGEST_BYTES + 1)
-        except READ_ERRORS as error:
-            return Broken(label, file.name, f"the file cannot be read: {error}", reason="unreadable"), RawPage(b"")
-        if len(data) > _LARGEST_BYTES:
-            detail = f"the file is longer than {_LARGEST_BYTES:,} bytes"
-            return Broken(label, file.name, detail, readable_copy(data), "too large"), RawPage(b"")
+        data = read_whole(self._config.label, file, self._config.max_bytes)
+        if isinstance(data, Broken):
+            return data, RawPage(b"")
         return OpenedPage(file.name, data[:_COPY_BYTES]), RawPage(data)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmkit.config.base import Finding
-from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_record, readable_copy
+from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_record
 from llmkit.data.sources.config import TextSource
-from llmkit.data.sources.files import READ_ERRORS, check_files, find_files, open_bytes
+from llmkit.data.sources.files import SourceFile, check_files, find_files
+from llmkit.data.sources.whole import decode_whole, read_whole
 
 ENDINGS = (".txt", ".text", ".md", ".markdown", ".rst")
 
@@ -27,18 +28,11 @@ class TextReader:
         return file_slices(find_files(self._config.files, ENDINGS))
 
     def read(self, piece: Slice) -> Iterator[Record]:
-        """A document for each file, `Broken` for one that cannot be read or decoded."""
+        """A document for each file, `Broken` for one that is too large or cannot be read or decoded."""
+        return map(self._record, piece.files)
+
+    def _record(self, file: SourceFile) -> Record:
         config = self._config
-        for file in piece.files:
-            data = b""
-            try:
-                with open_bytes(file.path) as stream:
-                    data = stream.read()
-                text = data.decode(config.encoding)
-            except UnicodeDecodeError as error:
-                detail = f"byte {error.start:,}: not valid {config.encoding} ({error.reason})"
-                yield Broken(config.label, file.name, detail, readable_copy(data))
-            except READ_ERRORS as error:
-                yield Broken(config.label, file.name, f"the file cannot be read: {error}")
-            else:
-                yield make_record(config, text.removeprefix("\ufeff"), file.name, {})
+        data = read_whole(config.label, file, config.max_bytes)
+        text = data if isinstance(data, Broken) else decode_whole(config.label, file, data, config.encoding)
+        return text if isinstance(text, Broken) else make_record(config, text, file.name, {})

@@ -19,21 +19,20 @@ def read(folder: Path, **settings: Any) -> dict[str, Record]:
     return {record.path: record for record in read_all(HtmlReader(source))}
 
 
-def test_broken_files_keep_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmkit.data.sources.html._LARGEST_BYTES", 1000)
+def test_broken_files_keep_their_places(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<p>First.</p>")
     (tmp_path / "b.html.gz").write_bytes(gzip.compress(b"<p>Cut off.</p>" * 20)[:-9])
-    (tmp_path / "c.html").write_text("<p>" + "Long. " * 300)
+    (tmp_path / "c.html").write_text("<p>" + "Long. " * 400)
     (tmp_path / "d.html").write_bytes(b"<p>\xff")
     (tmp_path / "e.html.gz").write_bytes(gzip.compress(b"<p>Last.</p>"))
     (tmp_path / "f.html").write_text("<div>" * 190)
-    found = read(tmp_path)
+    found = read(tmp_path, max_bytes=2000)
     assert list(found) == ["a.html", "b.html.gz", "c.html", "d.html", "e.html.gz", "f.html"]
     texts = {path: record.text for path, record in found.items() if isinstance(record, Document)}
     assert texts == {"a.html": "First.", "e.html.gz": "Last.", "f.html": ""}
     broken = {path: (record.reason, record.detail) for path, record in found.items() if isinstance(record, Broken)}
     assert broken["b.html.gz"][0] == "unreadable"
-    assert broken["c.html"] == ("too large", "the file is longer than 1,000 bytes")
+    assert broken["c.html"] == ("too large", "the file is longer than 2,000 bytes")
     assert broken["d.html"] == ("encoding", "byte 3: not valid utf-8 (invalid start byte)")
     assert found["d.html"].text == "<p>\\xff"
 
