@@ -24,14 +24,18 @@ class Curve:
         label: what it shows; None for one that shares its colour with a named one.
         points: x and y, in the order of x.
         color: number of its colour.
+        rings: whether its points are rings, with no line between them: measurements beside a theory.
     """
 
     label: str | None
     points: Sequence[tuple[float, float]]
     color: int
+    rings: bool = False
 
 
-def line_chart(curves: Sequence[Curve], *, title: str, x_title: str, y_title: str, log_x: bool = False) -> str:
+def line_chart(
+    curves: Sequence[Curve], *, title: str, x_title: str, y_title: str, log_x: bool = False, names_left: bool = False
+) -> str:
     """An SVG document that draws the curves over common axes.
 
     Args:
@@ -40,6 +44,7 @@ def line_chart(curves: Sequence[Curve], *, title: str, x_title: str, y_title: st
         x_title: below it.
         y_title: at its left.
         log_x: whether x is drawn on a logarithmic scale.
+        names_left: whether the names of the curves stand at the left, where these begin low.
     """
     xs = [math.log10(x) if log_x else x for curve in curves for x, _ in curve.points]
     ys = [y for curve in curves for _, y in curve.points]
@@ -71,15 +76,20 @@ def line_chart(curves: Sequence[Curve], *, title: str, x_title: str, y_title: st
     parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 12}" text-anchor="middle">{x_title}</text>')
     parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>')
     for curve in curves:
-        corners = "L".join("{:.1f} {:.1f}".format(*place(*point)) for point in curve.points)
         color = _COLORS[curve.color % len(_COLORS)]
+        if curve.rings:
+            rings = ['<circle cx="{:.1f}" cy="{:.1f}" r="5"/>'.format(*place(*point)) for point in curve.points]
+            parts.append(f'<g fill="none" stroke="{color}" stroke-width="2">{"".join(rings)}</g>')
+            continue
+        corners = "L".join("{:.1f} {:.1f}".format(*place(*point)) for point in curve.points)
         parts.append(f'<path d="M{corners}" fill="none" stroke="{color}" stroke-width="2" stroke-linejoin="round"/>')
     named = [curve for curve in curves if curve.label is not None]
+    edge = _LEFT + 20 if names_left else _WIDTH - 290
     for row, curve in enumerate(named):
         y = _TOP + 14 + 18 * row
         color = _COLORS[curve.color % len(_COLORS)]
-        parts.append(f'<path d="M{_WIDTH - 290} {y - 4}h22" stroke="{color}" stroke-width="3"/>')
-        parts.append(f'<text x="{_WIDTH - 262}" y="{y}">{escape(curve.label or "")}</text>')
+        parts.append(f'<path d="M{edge} {y - 4}h22" stroke="{color}" stroke-width="3"/>')
+        parts.append(f'<text x="{edge + 28}" y="{y}">{escape(curve.label or "")}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -42,3 +42,18 @@ def test_a_logarithmic_scale_puts_equal_factors_at_equal_distances() -> None:
     )
     (x0, _), (x1, _), (x2, _) = lines(chart)[0]
     assert abs((x1 - x0) - (x2 - x1)) < 0.11
+
+
+def test_rings_stand_where_a_line_would_turn() -> None:
+    points = [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)]
+    chart = line_chart(
+        [Curve("theory", points, 0), Curve("measured", points, 1, rings=True)],
+        title="t", x_title="x", y_title="y", names_left=True,
+    )  # fmt: skip
+    (line,) = lines(chart)
+    rings = [(float(ring.attrib["cx"]), float(ring.attrib["cy"])) for ring in ET.fromstring(chart).iter(f"{SVG}circle")]
+    assert rings == line
+    names = {
+        text.text: float(text.attrib["x"]) for text in ET.fromstring(chart).iter(f"{SVG}text") if "x" in text.attrib
+    }
+    assert names["theory"] == names["measured"] < (line[0][0] + line[2][0]) / 2
