@@ -17,7 +17,7 @@ from llmkit.data.sources.config import CodeSource
 from llmkit.data.sources.files import SourceFile, local_file
 from llmkit.data.sources.languages import language_of
 from llmkit.data.sources.whole import decode_whole, read_whole
-from llmkit.errors import MissingDependencyError
+from llmkit.errors import DataError, MissingDependencyError
 from llmkit.store.documents import Document
 from llmkit.store.files import sha256_json
 
@@ -47,6 +47,9 @@ _PHRASES = (
 )
 """SPDX names, and what their texts say (white space, commas and brackets left out); the first that fits."""
 
+_Rules = tuple[tuple[Path, Any], ...]
+"""What the `.gitignore` files on the way say, each with its folder."""
+
 
 class CodeReader:
     """Reads each file of code below some folders as one document.
@@ -67,7 +70,13 @@ class CodeReader:
             if not Path(folder).is_dir():
                 hint = f"Paths are relative to {Path.cwd()}."
                 yield Finding(f"there is no folder `{folder}`.", key=f"folders.{index}", hint=hint)
-            elif not any(language_of(file.name) for file in _walk(Path(folder))):
+                continue
+            try:
+                found = any(language_of(file.name) for file in _walk(Path(folder)))
+            except DataError as error:
+                yield Finding(error.message, key=f"folders.{index}", hint=error.hint)
+                continue
+            if not found:
                 yield Finding(f"the folder `{folder}` holds no file of a known language.", key=f"folders.{index}")
 
     def slices(self) -> list[Slice]:
@@ -101,7 +110,7 @@ class CodeReader:
         if problem:
             return Broken(config.label, file.name, problem, readable_copy(text), "generated")
         metadata = {"programming_language": language_of(file.name) or ""}
-        license_file = _nearest_license(str(Path(file.path).parent), len(PurePosixPath(file.name).parts))
+        license_file = _nearest_license(Path(file.path).parent, len(PurePosixPath(file.name).parts))
         if license_file:
             metadata["license_file"] = license_file[0]
         record = make_record(config, text, file.name, metadata)
@@ -126,19 +135,22 @@ def license_name(text: str) -> str | None:
     return next((name for name, phrase in _PHRASES if phrase in plain), None)
 
 
-@lru_cache(maxsize=4096)
-def _nearest_license(folder: str, levels: int) -> tuple[str, str | None] | None:
+def _nearest_license(folder: Path, levels: int) -> tuple[str, str | None] | None:
     """Name and SPDX name of the licence file in a folder, or else above it, no further than the source's own folder.
 
     The name is given relative to where it was found: it is the file's alone.
     """
-    if levels == 0:
-        return None
+    folders = [folder, *folder.parents][:levels]
+    return next(filter(None, (_license_in(str(place)) for place in folders)), None)
+
+
+@lru_cache(maxsize=4096)
+def _license_in(folder: str) -> tuple[str, str | None] | None:
     for path in sorted(Path(folder).iterdir()):
         if _LICENSE.fullmatch(path.name) and not language_of(path.name) and path.is_file() and not path.is_symlink():
             with path.open("rb") as stream:
                 return path.name, license_name(stream.read(_LICENSE_BYTES).decode("utf-8", "replace"))
-    return _nearest_license(str(Path(folder).parent), levels - 1)
+    return None
 
 
 def _walk(root: Path) -> Iterator[SourceFile]:
@@ -149,26 +161,51 @@ def _walk(root: Path) -> Iterator[SourceFile]:
     """
     if find_spec("pathspec") is None:
         raise MissingDependencyError(_MISSING, hint=_HINT)
-    yield from _walk_folder(root, root, ())
+    # Not by recursion: a thousand folders inside each other are more than Python goes down.
+    open_folders = [_entries(root, ())]
+    while open_folders:
+        entries, rules = open_folders[-1]
+        path = next(entries, None)
+        if path is None:
+            open_folders.pop()
+        elif not (path.name.startswith(".") or path.is_symlink() or _is_ignored(path, rules)):
+            if path.is_dir():
+                open_folders.append(_entries(path, rules))
+            elif path.is_file():
+                yield local_file(path, path.relative_to(root).as_posix())
 
 
-def _walk_folder(folder: Path, root: Path, rules: tuple[tuple[Path, Any], ...]) -> Iterator[SourceFile]:
-    import pathspec
-
-    ignore = folder / ".gitignore"
-    if ignore.is_file():
-        lines = ignore.read_text(encoding="utf-8", errors="replace").splitlines()
-        rules = (*rules, (folder, pathspec.GitIgnoreSpec.from_lines(lines)))
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.is_symlink() or _is_ignored(path, rules):
-            continue
-        if path.is_dir():
-            yield from _walk_folder(path, root, rules)
-        elif path.is_file():
-            yield local_file(path, path.relative_to(root).as_posix())
+def _entries(folder: Path, rules: _Rules) -> tuple[Iterator[Path], _Rules]:
+    """What is in a folder, in order, and the rules that hold there."""
+    try:
+        ignore = folder / ".gitignore"
+        if ignore.is_file():
+            lines = ignore.read_text(encoding="utf-8", errors="replace").splitlines()
+            rules = (*rules, (folder, _ignore_spec(lines)))
+        return iter(sorted(folder.iterdir())), rules
+    except OSError as error:
+        hint = "Give it the right to be read, or name it in a `.gitignore`."
+        raise DataError(f"the folder `{folder}` cannot be read: {error.strerror}.", hint=hint) from None
 
 
-def _is_ignored(path: Path, rules: tuple[tuple[Path, Any], ...]) -> bool:
+def _ignore_spec(lines: list[str]) -> Any:
+    """The rules of a `.gitignore`; lines that are no patterns match nothing, as in git."""
+    from pathspec import GitIgnoreSpec
+
+    def is_pattern(line: str) -> bool:
+        try:
+            GitIgnoreSpec.from_lines([line])
+        except ValueError:
+            return False
+        return True
+
+    try:
+        return GitIgnoreSpec.from_lines(lines)
+    except ValueError:
+        return GitIgnoreSpec.from_lines(filter(is_pattern, lines))
+
+
+def _is_ignored(path: Path, rules: _Rules) -> bool:
     """Whether the innermost `.gitignore` that says anything of a path leaves it out."""
     for folder, spec in reversed(rules):
         name = path.relative_to(folder).as_posix() + ("/" if path.is_dir() else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import io
 import lzma
@@ -23,6 +24,7 @@ READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError
 """What reading a damaged file raises (pyarrow's own errors are subclasses of OSError and ValueError)."""
 _ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 _MAGIC = re.compile(r"[*?\[]")
+_TWICE = ("**", "**")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 _REMOTE_BUFFER_BYTES = 1 << 20
 _MARKS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "updated", "created", "CRC")
@@ -75,7 +77,14 @@ def local_file(path: Path, name: str) -> SourceFile:
 
     Raises:
         OSError: it is not there.
+        DataError: no document could tell its name, since that is no text.
     """
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if shown != str(path):
+        raise DataError(
+            f"the name of the file `{shown}` is not valid UTF-8, and no document could tell it.",
+            hint="Rename it, or name the files that are wanted by patterns that leave it out.",
+        )
     stat = path.stat()
     return SourceFile(str(path), name, stat.st_size, str(stat.st_mtime_ns))
 
@@ -83,17 +92,70 @@ def local_file(path: Path, name: str) -> SourceFile:
 def _matches(pattern: str, endings: Sequence[str] | None) -> Iterator[SourceFile]:
     path = Path(pattern)
     if path.is_dir():
-        for file in path.rglob("*"):
-            name = file.relative_to(path)
-            if _is_wanted(name.as_posix(), endings) and file.is_file():
-                yield local_file(file, name.as_posix())
+        for name in _files_below(str(path)):
+            if _is_wanted(name, endings):
+                yield local_file(path / name, name)
     elif path.is_file():
         yield local_file(path, path.name)
     else:
         root = Path(_fixed_part(pattern))
-        for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - the pattern may be absolute
-            if Path(match).is_file():
-                yield local_file(Path(match), Path(match).relative_to(root).as_posix())
+        for match in _glob(pattern):
+            if match.is_file():
+                yield local_file(match, match.relative_to(root).as_posix())
+
+
+def _glob(pattern: str) -> Iterator[Path]:
+    """What a pattern matches. As `glob` does it, but that `**` follows no links: two that lead back to their folder
+    would be followed for ever, and a thousand folders inside each other are more than it can go down."""
+    parts = PurePosixPath(pattern).parts
+    if "**" not in parts:
+        yield from map(Path, glob.glob(pattern))  # noqa: PTH207 - the pattern may be absolute
+        return
+    first = parts.index("**")
+    rest = [
+        part for part, before in zip(parts[first:], (None, *parts[first:]), strict=False) if (part, before) != _TWICE
+    ]
+    rest += ["*"] if rest[-1] == "**" else []
+    for folder in filter(os.path.isdir, glob.glob(str(PurePosixPath(*parts[:first])))):  # noqa: PTH207
+        yield from (Path(folder, name) for name in _files_below(folder) if _fits(name.split("/"), rest))
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether names of folders and, at last, of a file fit the parts of a pattern; `**` stands for any folders. Hidden
+    names fit only what begins with a dot."""
+    places = {0}
+    for name in names:
+        places |= {place + 1 for place in places if place < len(parts) and parts[place] == "**"}
+        hidden = name.startswith(".")
+        places = {
+            place if parts[place] == "**" else place + 1
+            for place in places
+            if place < len(parts)
+            and (parts[place].startswith(".") or not hidden)
+            and (parts[place] == "**" or fnmatch.fnmatchcase(name, parts[place]))
+        }
+    return len(parts) in places
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Paths of the files below a folder, relative to it; links to folders are not followed.
+
+    Raises:
+        DataError: a folder cannot be looked into.
+    """
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        try:
+            with os.scandir(os.path.join(folder, inside)) as entries:  # noqa: PTH118 - many, and long ones
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{inside}{entry.name}/")
+                    elif os.path.isfile(entry.path):  # noqa: PTH113 - and no link in a circle
+                        yield inside + entry.name
+        except OSError as error:
+            hint = "Give it the right to be read, or name the files that are wanted by patterns."
+            raise DataError(f"the folder `{folder}/{inside}` cannot be read: {error.strerror}.", hint=hint) from None
 
 
 def _matches_of_url(pattern: str, endings: Sequence[str] | None) -> Iterator[SourceFile]:
