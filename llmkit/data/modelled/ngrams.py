@@ -35,7 +35,8 @@ Floats = NDArray[np.float64]
 UNIT = 1 << 20
 PRUNED_FROM = 3
 """Order from which rare n-grams are left out."""
-_BASE = np.uint64(0xD1342543DE82EF95)
+BASE = np.uint64(0xD1342543DE82EF95)
+"""Key of an n-gram: the polynomial in this base, modulo 2^64, whose coefficients are the hashes of its words, mixed."""
 _MODEL = "model.json"
 _FALLBACK = (0.5, 1.0, 1.5)
 """Discounts where there are too few n-grams to find them, as KenLM has them."""
@@ -126,7 +127,7 @@ class NGrams:
         rolling = hashes
         for order in range(2, self.order + 1):
             # `rolling`, `found` and all below are by the first word of an n-gram.
-            rolling = rolling[:-1] * _BASE + hashes[order - 1 :]
+            rolling = rolling[:-1] * BASE + hashes[order - 1 :]
             before, found = found[:-1], found[1:]
             inside = offsets[order - 1 :] >= order - 1
             seen = np.flatnonzero(inside & (before >= 0))
@@ -181,7 +182,7 @@ def train(words: Words, order: int, min_count: int = 1) -> NGrams:
     numbers, counted = _count(mix(rolling), np.arange(len(rolling)), np.zeros(len(rolling) + 1, np.int32), offsets)
     maker = _Maker(len(counted.keys), min_count)
     for size in range(2, order + 1):
-        rolling = rolling[:-1] * _BASE + words.hashes[size - 1 :]
+        rolling = rolling[:-1] * BASE + words.hashes[size - 1 :]
         places = np.flatnonzero(offsets[size - 1 :] >= size - 1)
         numbers, longer = _count(mix(rolling[places]), places, numbers, offsets)
         continuations = np.bincount(longer.suffixes, minlength=len(counted.keys)) + counted.initial
