@@ -14,12 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
-from hostile_files import KINDS, MOST, Case
+from hostile_files import KINDS, MOST, Case, json_row, parquet
 
 from llmkit.data import stage
 from llmkit.data.config import DataConfig
+from llmkit.errors import DataError
 from llmkit.store.stage import Context
 
 SECONDS = 100
@@ -123,3 +125,48 @@ def test_the_run_goes_on_and_the_counts_add_up(kind: str) -> None:
     assert total["in"] == total["kept"] + sum(total["dropped"].values()) + sum(total["quarantined"].values())
     assert total["quarantined"] == dict(Counter(row["reason"] for row in result.quarantine))
     assert len(result.quarantine) == sum(len(case.broken) for case in KINDS[kind].cases.values())
+
+
+def run_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes) -> Found:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / name).write_bytes(data)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    config = DataConfig.model_validate({
+        "sources": [{"kind": "dataset", "dataset": str(tmp_path / "set")}],
+        "splits": {"validation": 0.0, "test": 0.0},
+        "executor": {"processes": 1},
+    })  # fmt: skip
+    stage.run(config, Context("corpus", 1, tmp_path / "out"))
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    return Found(
+        rows(tmp_path / "out", "documents") + rows(tmp_path / "out", "dropped"),
+        rows(tmp_path / "out", "quarantine"),
+        report,
+    )
+
+
+def test_rows_of_a_dataset_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b"".join(json_row(text) for text in GOOD.values()) + b'{"text": null}\n' + json_row("x" * 3_000_000)
+    result = run_dataset(tmp_path, monkeypatch, "a.jsonl", lines)
+    (broken,) = result.quarantine
+    assert (broken["reason"], broken["detail"]) == ("malformed", "row 4: the column `text` is empty")
+    assert result.report["total"]["in"] == 5 == len(result.documents) + 1
+    assert set(GOOD.values()) <= {row["text"] for row in result.documents}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", b'{"text": "cut o'),
+        ("a.parquet", parquet(["x"])[:-9]),
+        ("a.csv", b"\xff\xfe,\n\x00"),
+        ("a.jsonl", b""),
+    ],
+)
+def test_a_dataset_that_its_library_cannot_read_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes
+) -> None:
+    with pytest.raises(DataError) as error:
+        run_dataset(tmp_path, monkeypatch, name, data)
+    assert "cannot be had" in error.value.message or "breaks off after row" in error.value.message

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import json
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+import pyarrow.parquet as pq
 import pytest
 from local_server import LocalServer, Reply, answer, local_server, redirect
 
+from llmkit.data import stage
+from llmkit.data.config import DataConfig
 from llmkit.data.sources.base import Broken, Record, read_all
 from llmkit.data.sources.config import WebSource
 from llmkit.data.sources.web import WebReader
 from llmkit.data.web.addresses import networks
 from llmkit.data.web.request import Answer, Limits, RequestError, get
+from llmkit.store.stage import Context
 
 SECONDS = 3.0
 GOOD = "<html><body><main><p>A page like any other, with a sentence in it.</p></main></body></html>"
@@ -142,6 +148,22 @@ def server() -> Iterator[LocalServer]:
         yield server
 
 
+def check_stage(source: WebSource, records: list[Record], out: Path) -> None:
+    """The whole stage keeps, drops, or has in quarantine each record that the reader gives."""
+    stage.run(
+        DataConfig.model_validate({"sources": [source.model_dump()], "executor": {"processes": 1}}),
+        Context("corpus", 1, out),
+    )
+    total = json.loads((out / "report.json").read_text(encoding="utf-8"))["total"]
+    reasons = Counter(record.reason for record in records if isinstance(record, Broken))
+    assert (total["in"], total["quarantined"]) == (len(records), dict(reasons))
+    assert total["in"] == total["kept"] + sum(total["dropped"].values()) + sum(total["quarantined"].values())
+    rows = [row for file in sorted((out / "quarantine").iterdir()) for row in pq.read_table(file).to_pylist()]
+    assert [(row["path"], row["reason"], row["detail"]) for row in rows] == [
+        (record.path, record.reason, record.detail) for record in records if isinstance(record, Broken)
+    ]
+
+
 @pytest.fixture(scope="module")
 def records(server: LocalServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
     hosts = [f"127.0.1.{number + 1}" for number in range(len(PAGES))]
@@ -164,7 +186,7 @@ def records(server: LocalServer, tmp_path_factory: pytest.TempPathFactory) -> di
     found = list(read_all(WebReader(source)))
     assert [record.path for record in found] == [good, *pages, f"{good}?again"]
     asked = len(server.requests)
-    assert list(read_all(WebReader(source))) == found
+    check_stage(source, found, tmp_path_factory.mktemp("out"))
     assert len(server.requests) == asked
     return dict(zip(["good", *hosts, "good again"], found, strict=True))
 
