@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmkit.config.experiment import StageKind
 
 _TABLE = (
-    StageKind("data", "data", "llmkit.data.config:DataConfig", "llmkit.data.stage", 2),
+    StageKind("data", "data", "llmkit.data.config:DataConfig", "llmkit.data.stage", 3),
     StageKind("examples", "data", "llmkit.data.examples_config:ExamplesConfig", "llmkit.data.examples_stage", 1),
     StageKind("tokenizer", "tokenizer", "llmkit.tokenizer.config:TokenizerConfig", "llmkit.tokenizer.stage", 1),
     StageKind("tokens", "tokens", "llmkit.data.tokens_config:TokensConfig", "llmkit.data.tokens_stage", 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,7 @@ _COPY_CHARACTERS = 4096
 SLICE_BYTES = 1 << 24
 """Of one part of a source: some seconds of work, so that a run that was killed has lost little and all processes are at
 work to the end."""
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d")
 _FILE_BYTES = 1 << 10
 """What opening a file costs, in bytes read."""
 _EXPANSION = 4
@@ -163,13 +165,34 @@ def version_of(files: Iterable[SourceFile]) -> str:
     return sha256_json([(file.name, file.size, file.version) for file in files])
 
 
-def make_record(source: SourceConfig, text: str, path: str, metadata: Mapping[str, str]) -> Record:
-    """A document of a source; or `Broken`, where the text or the metadata hold what no UTF-8 file can."""
-    for value in (text, *metadata.values()):
+def day_of(date: str) -> str:
+    """The day of a moment that is written by ISO 8601 ("2024-05-01T10:00:00Z"); other dates as they are."""
+    return date[:10] if _MOMENT.match(date) else date
+
+
+def make_record(
+    source: SourceConfig,
+    text: str,
+    path: str,
+    metadata: Mapping[str, str],
+    language: str | None = None,
+    license: str | None = None,
+) -> Record:
+    """A document of a source; or `Broken`, where the text or what is known of it hold what no UTF-8 file can.
+
+    Args:
+        source: its settings, whose language and licence come first.
+        text: the text.
+        path: of the document.
+        metadata: what else is known of the text.
+        language: the one that the text's file names, if it does.
+        license: likewise.
+    """
+    for value in (text, *metadata.values(), language or "", license or ""):
         problem = surrogate_problem(value)
         if problem:
             return Broken(source.label, path, problem, readable_copy(text), "encoding")
-    return Document("", text, source.label, path, source.license, source.language, metadata)
+    return Document("", text, source.label, path, source.license or license, source.language or language, metadata)
 
 
 def surrogate_problem(text: str) -> str | None:

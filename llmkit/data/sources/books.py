@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 from llmkit.config.base import Finding
 from llmkit.data.guarded import GuardError, shared_guard
-from llmkit.data.sources.base import Broken, Reason, Record, Slice, file_slices, make_record, readable_copy
+from llmkit.data.sources.base import Broken, Reason, Record, Slice, day_of, file_slices, make_record, readable_copy
 from llmkit.data.sources.config import EpubSource, PdfSource
 from llmkit.data.sources.files import SourceFile, check_files, find_files
 from llmkit.data.sources.whole import read_whole
 from llmkit.errors import MissingDependencyError
-from llmkit.store.documents import Document
 
 _LIBRARIES = {"epub": ("resiliparse", "web"), "pdf": ("pypdf", "data")}
 """What a kind needs, and the extra that brings it."""
@@ -69,5 +67,6 @@ class BookReader:
             return Broken(config.label, file.name, found["detail"], beginning, found["reason"])
         metadata = {key: value for key, value in found["metadata"].items() if value}
         language = metadata.pop("language", None)
-        record = make_record(config, found["text"], file.name, metadata)
-        return replace(record, language=record.language or language) if isinstance(record, Document) else record
+        if "date" in metadata:
+            metadata["date"] = day_of(metadata["date"])
+        return make_record(config, found["text"], file.name, metadata, language)

@@ -18,7 +18,6 @@ from llmkit.data.sources.files import SourceFile, local_file
 from llmkit.data.sources.languages import language_of
 from llmkit.data.sources.whole import decode_whole, read_whole
 from llmkit.errors import DataError, MissingDependencyError
-from llmkit.store.documents import Document
 from llmkit.store.files import sha256_json
 
 _HINT = "pip install 'llmkit[data]'"
@@ -113,10 +112,7 @@ class CodeReader:
         license_file = _nearest_license(Path(file.path).parent, len(PurePosixPath(file.name).parts))
         if license_file:
             metadata["license_file"] = license_file[0]
-        record = make_record(config, text, file.name, metadata)
-        if isinstance(record, Document) and record.license is None and license_file:
-            return replace(record, license=license_file[1])
-        return record
+        return make_record(config, text, file.name, metadata, license=license_file and license_file[1])
 
 
 def generated_problem(name: str, text: str) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from llmkit.config.base import Finding, nearest
-from llmkit.data.sources.base import Broken, Record, make_record, readable_copy
+from llmkit.data.sources.base import Broken, Record, day_of, make_record, readable_copy
 from llmkit.data.sources.config import ArrowSource, Columns, CsvSource, DatasetSource, JsonlSource, ParquetSource
 
 RowSource = JsonlSource | CsvSource | ParquetSource | ArrowSource | DatasetSource
@@ -30,12 +31,20 @@ def row_record(source: RowSource, row: Mapping[str, Any], path: str, place: str)
         problem = found if text is None else f"holds {type(text).__name__}, not text"
         copy = readable_copy(as_text(dict(row)))
         return Broken(source.label, path, f"{place}: the column `{source.text}` {problem}", copy)
-    names = [*source.metadata, *([source.id] if source.id else [])]
-    metadata = {name: as_text(row[name]) for name in names if row.get(name) is not None}
-    if source.id and source.id in metadata:
-        metadata["id"] = metadata.pop(source.id)
-    record = make_record(source, text, row_path(path, place), metadata)
+    metadata = {name: as_text(row[name]) for name in source.metadata if row.get(name) is not None}
+    if source.id and row.get(source.id) is not None:
+        metadata["id"] = as_text(row[source.id])
+    if source.date and row.get(source.date) is not None:
+        metadata["date"] = day_of(as_text(row[source.date]))
+    known = (_cell(row, source.language_column), _cell(row, source.license_column))
+    record = make_record(source, text, row_path(path, place), metadata, *known)
     return replace(record, path=path, detail=f"{place}: {record.detail}") if isinstance(record, Broken) else record
+
+
+def _cell(row: Mapping[str, Any], column: str | None) -> str | None:
+    """What stands in a column; None for one that is not named, or empty."""
+    value = None if column is None else row.get(column)
+    return None if value is None else as_text(value) or None
 
 
 def row_path(path: str, place: str) -> str:
@@ -45,7 +54,9 @@ def row_path(path: str, place: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value as text: text as it is, anything else as JSON."""
+    """A value as text: text as it is, days and moments as ISO 8601 has them, anything else as JSON."""
+    if isinstance(value, datetime.date):
+        return value.isoformat()
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
@@ -58,7 +69,8 @@ def check_columns(columns: Columns, present: Iterable[str], place: str) -> Itera
         place: where they are, for the message.
     """
     known = list(present)
-    wanted = [("text", columns.text), *([("id", columns.id)] if columns.id else [])]
+    named = [(key, getattr(columns, key)) for key in ("id", "date", "language_column", "license_column")]
+    wanted = [("text", columns.text), *((key, name) for key, name in named if name)]
     wanted += [(f"metadata.{index}", name) for index, name in enumerate(columns.metadata)]
     for key, name in wanted:
         if name not in known:

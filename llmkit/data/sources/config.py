@@ -103,6 +103,12 @@ class Columns(Config):
     """Column with the text."""
     id: str | None = None
     """Column with a name of the record, kept as `id` in the metadata."""
+    date: str | None = None
+    """Column with the date of the text, kept as `date` in the metadata; of a moment the day."""
+    language_column: str | None = None
+    """Column with the language of each text, for those for which `language` is not set."""
+    license_column: str | None = None
+    """Column with the licence of each text, for those for which `license` is not set."""
     metadata: list[str] = Field(default=[])
     """Columns to keep as metadata."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llmkit.config.base import Finding
 from llmkit.data.extraction.config import ExtractionConfig
@@ -12,7 +12,6 @@ from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_re
 from llmkit.data.sources.config import HtmlSource, SourceConfig
 from llmkit.data.sources.files import SourceFile, check_files, find_files
 from llmkit.data.sources.whole import read_whole
-from llmkit.store.documents import Document
 
 _ENDINGS = (".html", ".htm", ".xhtml")
 _COPY_BYTES = 4096
@@ -67,10 +66,7 @@ def page_record(source: SourceConfig, opened: OpenedPage, found: Page | Unreadab
     if isinstance(found, Unreadable):
         return Broken(source.label, opened.path, found.detail, readable_copy(opened.beginning), found.reason)
     metadata = dict(opened.metadata) | ({"title": found.title} if found.title else {})
-    record = make_record(source, found.text, opened.path, metadata)
-    if isinstance(record, Document) and record.language is None:
-        return replace(record, language=found.language)
-    return record
+    return make_record(source, found.text, opened.path, metadata, found.language)
 
 
 def check_extraction(config: ExtractionConfig) -> Iterator[Finding]:

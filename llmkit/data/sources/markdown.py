@@ -5,17 +5,15 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from llmkit.config.base import Finding
-from llmkit.data.sources.base import Broken, Record, Slice, file_slices, make_record
+from llmkit.data.sources.base import Broken, Record, Slice, day_of, file_slices, make_record
 from llmkit.data.sources.config import MarkdownSource
 from llmkit.data.sources.files import SourceFile, check_files, find_files
 from llmkit.data.sources.whole import decode_whole, read_whole
-from llmkit.store.documents import Document
 
 _ENDINGS = (".md", ".markdown", ".mdown", ".mkd")
 _FRONT = re.compile(r"---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -50,10 +48,9 @@ class MarkdownReader:
         if isinstance(text, Broken):
             return text
         metadata, body = split_front_matter(text)
-        record = make_record(config, body, file.name, metadata)
-        if isinstance(record, Document) and record.language is None:
-            return replace(record, language=metadata.get("lang") or metadata.get("language"))
-        return record
+        if "date" in metadata:
+            metadata["date"] = day_of(metadata["date"])
+        return make_record(config, body, file.name, metadata, metadata.get("lang") or metadata.get("language"))
 
 
 def split_front_matter(text: str) -> tuple[dict[str, str], str]:

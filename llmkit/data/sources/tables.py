@@ -90,7 +90,8 @@ class TableReader:
 
     def __init__(self, config: TableSource) -> None:
         self._config = config
-        wanted = (config.text, *config.metadata, *([config.id] if config.id else []))
+        columns = (config.id, config.date, config.language_column, config.license_column)
+        wanted = (config.text, *config.metadata, *filter(None, columns))
         encoding = config.encoding if isinstance(config, JsonlSource | CsvSource) else "utf-8"
         delimiter = config.delimiter if isinstance(config, CsvSource) else None
         form = TableForm(config.label, encoding, delimiter, config.max_bytes, tuple(dict.fromkeys(wanted)))

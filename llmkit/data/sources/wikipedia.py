@@ -9,7 +9,17 @@ from importlib.util import find_spec
 
 from llmkit.config.base import Finding
 from llmkit.data.guarded import GuardError, shared_guard
-from llmkit.data.sources.base import Broken, Damage, Reason, Record, Slice, file_slices, make_record, readable_copy
+from llmkit.data.sources.base import (
+    Broken,
+    Damage,
+    Reason,
+    Record,
+    Slice,
+    day_of,
+    file_slices,
+    make_record,
+    readable_copy,
+)
 from llmkit.data.sources.config import WikipediaSource
 from llmkit.data.sources.files import SourceFile, check_files, find_files
 from llmkit.data.sources.wikipedia_pages import (
@@ -22,7 +32,6 @@ from llmkit.data.sources.wikipedia_pages import (
     read_site,
 )
 from llmkit.errors import MissingDependencyError
-from llmkit.store.documents import Document
 
 _ENDINGS = (".xml",)
 _MISSING = "reading wikitext needs mwparserfromhell, which is not installed."
@@ -128,17 +137,13 @@ class WikipediaReader:
             return Broken(config.label, found.file, detail, beginning, reason)
         if not text:
             return Broken(config.label, found.file, f"{found.place}its wikitext shows no text", beginning, "no text")
-        metadata = {"title": page.title, "id": page.identity, "revision": page.revision, "date": page.timestamp[:10]}
-        record = make_record(
-            config, text, found.site.url(page.title), {name: value for name, value in metadata.items() if value}
-        )
-        if isinstance(record, Document):
-            return replace(
-                record,
-                license=record.license or found.site.license,
-                language=record.language or found.site.language,
-            )
-        return replace(record, path=found.file, detail=found.place + record.detail)
+        metadata = {"title": page.title, "id": page.identity, "revision": page.revision, "date": day_of(page.timestamp)}
+        metadata = {name: value for name, value in metadata.items() if value}
+        url, site = found.site.url(page.title), found.site
+        record = make_record(config, text, url, metadata, site.language, site.license)
+        if isinstance(record, Broken):
+            return replace(record, path=found.file, detail=found.place + record.detail)
+        return record
 
 
 def _content_problem(page: WikiPage) -> str | None:

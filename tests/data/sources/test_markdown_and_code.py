@@ -10,7 +10,7 @@ from llmkit.store.documents import Document
 
 
 def test_front_matter_is_metadata(tmp_path: Path) -> None:
-    head = "---\ntitle: A title\ndate: 2020-01-02\ntags: [a, b]\nnested: {a: 1}\nlang: fr\n---\n"
+    head = "---\ntitle: A title\ndate: 2020-01-02 03:04:05Z\ntags: [a, b]\nnested: {a: 1}\nlang: fr\n---\n"
     (tmp_path / "a.md").write_text(f"{head}\n# Text *as* it is\n")
     (record,) = read_all(MarkdownReader(MarkdownSource(files=[str(tmp_path)])))
     assert isinstance(record, Document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from pyarrow import feather
 from pydantic import TypeAdapter
 
 from llmkit.data.sources.base import Reader, read_all
@@ -87,6 +89,39 @@ def test_values_that_are_no_text_are_kept_as_json(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "t", "m": {"b": [1, "é"], "a": null}, "n": null, "f": 0.5}\n')
     (found,) = documents(kind="jsonl", files=[str(tmp_path)], metadata=["m", "n", "f", "absent"])
     assert found.metadata == {"m": '{"a": null, "b": [1, "é"]}', "f": "0.5"}
+
+
+KNOWN = {"date": "day", "language_column": "lang", "license_column": "terms"}
+MOMENT = datetime.datetime(2024, 5, 1, 23, 59, tzinfo=datetime.UTC)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "arrow"])
+def test_date_language_and_licence_of_each_row(tmp_path: Path, kind: str) -> None:
+    """Days are written by ISO 8601 whatever the column holds; what the source says goes before what its rows say."""
+    rows: list[dict[str, Any]] = [
+        {"text": "one", "day": "2024-05-01T23:59:00Z", "lang": "de", "terms": "MIT"},
+        {"text": "two", "day": "May 1968", "lang": None, "terms": None},
+    ]
+    typed = [{**rows[0], "day": MOMENT}, {**rows[1], "day": None}]
+    name, place = f"a.{kind}", tmp_path
+    if kind in ("jsonl", "csv"):
+        (place / name).write_bytes(jsonl(rows) if kind == "jsonl" else table(rows, ","))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(typed), place / name)
+    else:
+        feather.write_feather(pa.Table.from_pylist(typed), str(place / name))
+    one, two = documents(kind=kind, files=[str(tmp_path)], **KNOWN)
+    assert (one.metadata, one.language, one.license) == ({"date": "2024-05-01"}, "de", "MIT")
+    dated = {} if kind in ("parquet", "arrow") else {"date": "May 1968"}
+    assert (two.metadata, two.language, two.license) == (dated, None, None)
+    one, two = documents(kind=kind, files=[str(tmp_path)], language="fr", license="CC0-1.0", **KNOWN)
+    assert (one.language, one.license, two.language) == ("fr", "CC0-1.0", "fr")
+
+
+def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,day\nx,y\n")
+    found = reader(kind="csv", files=[str(tmp_path)], **KNOWN).check()
+    assert [finding.key for finding in found] == ["language_column", "license_column"]
 
 
 def test_a_metadata_column_may_be_called_id(tmp_path: Path) -> None:
