@@ -77,7 +77,7 @@ class Batch:
         self.slots = min(max_batch, len(requests))
         capacity = max((len(request.prompt) + request.limit for request in requests), default=0)
         most = max((request.limit for request in requests), default=0)
-        self.cache = KVCache(config, self.slots, capacity, fused.precision.dtype, self.device)
+        self.cache = KVCache(config, self.slots, capacity, fused.precision.kept, self.device)
         self.lengths = torch.zeros(self.slots, dtype=torch.int64)
         self.produced = torch.zeros(self.slots, dtype=torch.int64)
         self.limits = torch.zeros(self.slots, dtype=torch.int64)

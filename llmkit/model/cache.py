@@ -20,12 +20,18 @@ from llmkit.model.config import ModelConfig
 _STEP = 32
 
 
+# Sums of keys' values in fp32 on a CPU without AVX512: MKL adds up blocks of so many places, but where there are more
+# than one and less than two of them it halves what there is, so that the rounding would depend on the span.
+BLOCK = 192 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 1
+
 # Bytes up to which a CPU's cache is kept as wide as its products, which saves a cast of all of it at each token.
 _WIDE_BYTES = 2**30
 
 
-def _rounded(places: int) -> int:
-    return -(-places // _STEP) * _STEP
+def rounded(places: int, step: int = _STEP) -> int:
+    """The next span that is as long as `places` or longer, and that gives the same bits as any longer one."""
+    span = -(-places // step) * step
+    return 2 * BLOCK if BLOCK < span < 2 * BLOCK else span
 
 
 class KVCache:
@@ -42,8 +48,8 @@ class KVCache:
         self, config: ModelConfig, slots: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.config, self.slots, self.dtype, self.device = config, slots, dtype, device
-        self.places = _rounded(capacity)
-        self.ring = min(self.places, _rounded(config.window)) if config.window is not None else self.places
+        self.places = rounded(capacity)
+        self.ring = min(self.places, rounded(config.window)) if config.window is not None else self.places
         self.local = frozenset(config.local_layers)
         local = len(self.local) * self.ring + (config.layers - len(self.local)) * self.places
         wide = 8 * slots * config.kv_heads * config.head_width * local <= _WIDE_BYTES
@@ -160,11 +166,11 @@ class Decode:
         # On a CPU small products in fp32 are the fastest at every span, and the cast costs less than it saves: what is
         # read from memory stays half as wide.
         self.dtype = torch.float32 if positions.device.type == "cpu" else cache.dtype
-        self.everything = self._reach(cache.places, min(_rounded(longest + 1), cache.places), None)
+        self.everything = self._reach(cache.places, min(rounded(longest + 1), cache.places), None)
         self.local = self.everything
         if cache.local:
             window = cache.config.window
-            self.local = self._reach(cache.ring, min(_rounded(longest + 1), cache.ring), window)
+            self.local = self._reach(cache.ring, min(rounded(longest + 1), cache.ring), window)
 
     def _reach(self, places: int, span: int, window: int | None) -> _Reach:
         kv_heads, slots, device = self.cache.config.kv_heads, self.cache.slots, self.positions.device

@@ -14,6 +14,7 @@ one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmkit.model.attention import Attention, Visibility, attend
-from llmkit.model.cache import Decode, Prefill
+from llmkit.model.cache import BLOCK, Decode, Prefill, rounded
 from llmkit.model.heads import CausalLMHead
 from llmkit.model.layers import ACTIVATIONS, MLP, Linear, compute_dtype
 from llmkit.model.quantization.join import join
@@ -45,7 +46,8 @@ _ROWS = 256
 
 
 Layout = Literal["modules", "packed", "halves"]
-"""Where weights are read: from the modules, in oneDNN's order, or in FBGEMM's order for one row at a time."""
+"""Where weights are read: from the modules, in oneDNN's order, or in FBGEMM's order. Many rows are fastest packed where
+the CPU has products in bf16, and in halves where it has none; one row is in halves."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,19 @@ class Precision:
         inputs: of what modules take.
         autocast: whether weights are kept in another precision and cast by autocast.
         layout: where weights are read, if they are plain ones.
+        steady: whether rows in halves are to be the same bits however many there are.
     """
 
     dtype: torch.dtype
     inputs: torch.dtype
     autocast: bool
     layout: Layout
+    steady: bool = False
+
+    @property
+    def kept(self) -> torch.dtype:
+        """What the cache's keys and values are rounded to."""
+        return self.inputs if self.steady else self.dtype
 
     @classmethod
     def of(cls, model: Transformer, layout: Layout) -> Precision:
@@ -73,8 +82,8 @@ class Precision:
             if layout == "packed" and torch.backends.mkldnn.is_available() and _mkldnn()._is_mkldnn_bf16_supported():
                 return cls(dtype, dtype, autocast, layout)
             # Maps that are quantized keep to bf16, and their kernels need what surrounds them in it.
-            if layout == "halves" and _has_halves() and not is_quantized(model):
-                return cls(torch.float32, dtype, autocast, layout)
+            if layout != "modules" and _has_halves() and not is_quantized(model):
+                return cls(torch.float32, dtype, autocast, "halves", steady=layout == "packed")
         return cls(dtype, dtype, autocast, "modules")
 
     def call(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -135,8 +144,10 @@ class Projection:
             product: Tensor = self._unary(x, self.packed, self.bias, activation[0], [], activation[1])
             return product
         if self.halves is not None:
-            exact: Tensor = self._unary(x, self.halves)
-            return exact
+            # FBGEMM takes up to six rows at once, and sums otherwise where only one or two are left.
+            lacking = 3 - len(x) % 6 if self.precision.steady and len(x) % 6 in (1, 2) else 0
+            exact: Tensor = self._unary(F.pad(x, (0, 0, 0, lacking)) if lacking else x, self.halves)
+            return exact[: len(x)]
         if self.joined is not None:
             return self.joined.project(x)
         parts = [self.precision.call(linear, x) for linear in self.linears]
@@ -227,7 +238,7 @@ class FusedAttention:
         self.scoring = attention.scoring()
         found = (_norm(attention.query_norm, precision), _norm(attention.key_norm, precision))
         self.norms = [norm for norm in found if norm is not None]
-        self.explicit = attention.query.device.type == "cpu" and precision.dtype == torch.bfloat16
+        self.explicit = attention.query.device.type == "cpu" and precision.inputs == torch.bfloat16
 
     def mix(self, x: Tensor, how: Chunk | Step) -> Tensor:
         """[T, W] to [T, H x D]: everything but the output projection."""
@@ -273,6 +284,9 @@ class FusedAttention:
         if chunk.rotations is not None:
             rotation = chunk.rotations[self.window is not None]
             query, key = rotate(query, *rotation), rotate(key, *rotation)
+        # Rounded before they are attended to: where a chunk ends is to make no difference.
+        kept = self.precision.kept
+        key, value = key.to(kept).to(key.dtype), value.to(kept).to(value.dtype)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         key, value, first = chunk.passing.extend(self.layer, key, value)
         mixed = self._attend(query, key, value, chunk.start, first)
@@ -282,7 +296,7 @@ class FusedAttention:
         """Attention of tokens from position `start` on over keys from position `first` on."""
         length, span, device = query.shape[2], key.shape[2], query.device
         if self.explicit:
-            return self._attend_explicitly(query, key, value, start - first)
+            return self._attend_explicitly(query, key, value, start, first)
         if start == 0:
             return attend(query, key, value, Visibility(True, window=self.window), self.scoring)
         rows, columns = torch.arange(start, start + length, device=device)[:, None], torch.arange(span, device=device)
@@ -291,17 +305,19 @@ class FusedAttention:
             mask = mask & (columns + first > rows - self.window)
         return attend(query, key, value, Visibility(False, mask=mask), self.scoring)
 
-    def _attend_explicitly(self, query: Tensor, key: Tensor, value: Tensor, offset: int) -> Tensor:
-        """The same by whole scores of some rows at a time, each over the keys up to its own; `offset` keys come before
-        the first query's."""
-        scoring, (count, heads, length, width), kv_heads = self.scoring, query.shape, self.kv_heads
-        key, value = (F.pad(tensor, (0, 0, 0, -tensor.shape[2] % _STEP)) for tensor in (key, value))
-        query = query * scoring.scale
+    def _attend_explicitly(self, query: Tensor, key: Tensor, value: Tensor, start: int, first: int) -> Tensor:
+        """The same by whole scores of some rows at a time, each over the keys up to its own."""
+        scoring, (count, heads, whole, width), kv_heads = self.scoring, query.shape, self.kv_heads
+        # Sums over keys begin at a block's first position; and MKL sums otherwise for fewer than four rows.
+        before, step = first % BLOCK, math.lcm(_STEP, BLOCK)
+        offset, length = start - first + before, max(whole, 4) if query.dtype == torch.float32 else whole
+        key, value = (F.pad(tensor, (0, 0, before, 2 * step)) for tensor in (key, value))
+        query = F.pad(query * scoring.scale, (0, 0, 0, length - whole))
         mixed = []
         for begin in range(0, length, _ROWS):
             rows = query[:, :, begin : begin + _ROWS]
-            low = 0 if self.window is None else max(0, offset + begin - self.window + 1) // _STEP * _STEP
-            high = min(-(-(offset + begin + rows.shape[2]) // _STEP) * _STEP, key.shape[2])
+            low = 0 if self.window is None else max(0, offset + begin - self.window + 1) // step * step
+            high = low + rounded(offset + begin + rows.shape[2] - low, _STEP)
             keys, values = key[:, :, low:high], value[:, :, low:high]
             scores = torch.matmul(rows.reshape(count, kv_heads, -1, width), keys.transpose(2, 3))
             scores = scores.view(count, heads, -1, high - low)
@@ -320,7 +336,7 @@ class FusedAttention:
                 scores = torch.cat((scores, sinks), dim=-1)
             shares = torch.softmax(scores, dim=-1)[..., : high - low].reshape(count, kv_heads, -1, high - low)
             mixed.append(torch.matmul(shares, values).view(count, heads, -1, width))
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2))[:, :, :whole]
 
 
 class FusedBlock:
@@ -410,7 +426,7 @@ class FusedModel:
                 rotation = self.model.rotary(positions, self.precision.dtype, lengths)
                 local = rotation if own is self.model.rotary else own(positions, self.precision.dtype, lengths)
                 rotations = rotation, local
-            x_NLW = self.model.embeddings(input_ids_NL, positions, None)
+            x_NLW = self._embedded(input_ids_NL, positions)
             x_TW = self._body(x_NLW.flatten(0, 1), Chunk((count, length), passing, start, rotations))
             return x_TW.view(count, length, -1)
 
@@ -418,8 +434,7 @@ class FusedModel:
         """The body's output [B, W] for one new token of each sequence at work."""
         with self._weights_as_made():
             positions = passing.positions
-            x_BW = self.model.embeddings(input_ids_B[:, None], positions[:, None], None)[:, 0]
-            x_BW = x_BW.float() if self.precision.layout == "halves" else x_BW
+            x_BW = self._embedded(input_ids_B[:, None], positions[:, None])[:, 0]
             rotations = None
             if self.model.rotary is not None:
                 rotation = self._rotation(self.model.rotary, passing)
@@ -432,6 +447,10 @@ class FusedModel:
         with self._weights_as_made():
             logits = self.head(hidden.to(self.precision.dtype)).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def _embedded(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        embedded: Tensor = self.model.embeddings(input_ids, positions, None)
+        return embedded.float() if self.precision.layout == "halves" else embedded
 
     def _weights_as_made(self) -> torch.autocast:
         """Weights are cast when the form is made: autocast would only cast what is to stay in fp32."""

@@ -15,7 +15,7 @@ import torch
 
 from llmkit.errors import DataError
 from llmkit.model.batch import Batch, Request
-from llmkit.model.fused import FusedModel, Layout
+from llmkit.model.fused import FusedModel, Layout, Precision
 from llmkit.model.sampling import Completion, Piece, Sampling, settings_of
 from llmkit.model.stops import Decode as DecodeText
 from llmkit.model.stops import TextStream
@@ -106,11 +106,15 @@ class Generator:
             fused = self._form("halves")
             # Without that layout a single request is one of a batch.
             if fused.precision.layout == "halves":
-                # Both read prompts alike, to the bit; packed weights are not made for that alone.
-                return Batch(
-                    fused, requests, self.decode, 1, self._form("packed" if "packed" in self._forms else "modules")
-                )
+                return Batch(fused, requests, self.decode, 1, self._reader(fused))
         return Batch(self._form("packed"), requests, self.decode, self.max_batch)
+
+    def _reader(self, alone: FusedModel) -> FusedModel:
+        """The form that reads the prompt of a request alone."""
+        if Precision.of(self.model, "packed").layout == "halves":
+            return alone
+        # Both read prompts alike, to the bit; packed weights are not made for that alone.
+        return self._form("packed" if "packed" in self._forms else "modules")
 
     def _form(self, layout: Layout) -> FusedModel:
         """A form of the model, made anew where its weights have changed."""
