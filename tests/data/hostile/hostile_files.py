@@ -14,6 +14,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -66,6 +67,7 @@ class Kind:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@cache
 def packed(data: bytes, make: Callable[[bytes, int], bytes] = gzip.compress) -> bytes:
     """The larger part of compressed data."""
     whole = make(data, 9)
@@ -100,7 +102,13 @@ def tarred(data: bytes) -> bytes:
     return stream.getvalue()
 
 
-ZEROS = bytes(30_000_000)
+ZEROS = bytes(10_000_000)
+BOMBS = {
+    ".gz": gzip.compress(ZEROS),
+    ".bz2": bz2.compress(ZEROS),
+    ".xz": lzma.compress(ZEROS, preset=0),
+    ".zst": zstandard.compress(ZEROS),
+}
 NOISE = random.Random(1).randbytes(200_000)
 PROSE = "".join(f"Sentence number {number} of a text that goes on.\n" for number in range(9000)).encode()
 
@@ -131,10 +139,10 @@ def whole_files(ending: str) -> dict[str, Case]:
         "xz that asks for all memory": one(f"{ending}.xz", greedy_xz(), "unreadable", unreadable),
         "zstd cut off": one(f"{ending}.zst", zstandard.compress(NOISE)[:-999], "unreadable", unreadable),
         "zstd that is none": one(f"{ending}.zst", PROSE, "unreadable", unreadable),
-        "a gzip bomb": one(f"{ending}.gz", gzip.compress(ZEROS), "too large", longer),
-        "a bzip2 bomb": one(f"{ending}.bz2", bz2.compress(ZEROS), "too large", longer),
-        "an xz bomb": one(f"{ending}.xz", lzma.compress(ZEROS, preset=0), "too large", longer),
-        "a zstd bomb": one(f"{ending}.zst", zstandard.compress(ZEROS), "too large", longer),
+        "a gzip bomb": one(f"{ending}.gz", BOMBS[".gz"], "too large", longer),
+        "a bzip2 bomb": one(f"{ending}.bz2", BOMBS[".bz2"], "too large", longer),
+        "an xz bomb": one(f"{ending}.xz", BOMBS[".xz"], "too large", longer),
+        "a zstd bomb": one(f"{ending}.zst", BOMBS[".zst"], "too large", longer),
         "gzip in gzip": one(f"{ending}.gz", gzip.compress(gzip.compress(PROSE)), "encoding", "byte 1: not valid utf-8"),
         "bzip2 in xz": one(f"{ending}.xz", lzma.compress(bz2.compress(PROSE)), "encoding", "byte 1"),
         "a tar in gzip": fine(f"{ending}.gz", gzip.compress(tarred(b"x" * 99))),
@@ -213,7 +221,7 @@ JSONL = {
     "UTF-16": Case(
         ".jsonl", json_row("a").decode().encode("utf-16"), (("encoding", "line 1: "), ("malformed", "line 2: "))
     ),
-    "a bomb of one line": one(".jsonl.gz", gzip.compress(ZEROS), "too large", "line 1: the line is longer"),
+    "a bomb of one line": one(".jsonl.gz", BOMBS[".gz"], "too large", "line 1: the line is longer"),
     "a zip archive": Case(".jsonl", zipped("a.jsonl", between())[:30], (("encoding", "line 1: "),)),
     "names twice": fine(
         ".jsonl",
