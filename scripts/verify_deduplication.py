@@ -1,6 +1,6 @@
 """Near duplicates at known similarities: what llmkit and datasketch find with the same parameters, beside theory.
 
-    python scripts/verify_deduplication.py [--pairs 2000] [--thresholds 0.6 0.7 0.75 0.8 0.9] [--svg FILE] [--json]
+    python scripts/verify_deduplication.py [--pairs 4000] [--thresholds 0.6 0.7 0.75 0.8 0.9] [--svg FILE] [--json]
 
 Each planted pair is a text and a copy of it in which words far from one another are replaced, so that the sets of
 word 5-grams of the two have exactly the Jaccard similarity 0.50, 0.55, ... or 0.95; no 5-gram is in two pairs. That is
@@ -235,7 +235,7 @@ def _theory(similarity: float, shape: tuple[int, int]) -> float:
 def main() -> int:
     """Plant, find, compare, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=2000, help="planted at each similarity")
+    parser.add_argument("--pairs", type=int, default=4000, help="planted at each similarity")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.6, 0.7, DEFAULT, 0.8, 0.9])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--svg", type=Path, help="file for the curve of the default threshold")
