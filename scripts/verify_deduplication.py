@@ -32,7 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,7 @@ def main() -> int:
         found = {"llmkit": ours(data, shapes, Path(folder))}
     try:
         found[f"datasketch {version('datasketch')}"] = theirs(data, shapes)
-    except PackageNotFoundError:
+    except ImportError:
         say("datasketch is not installed, and was not asked (pip install datasketch)")
     scores = {
         name: {threshold: score(data, side.pairs[threshold], threshold) for threshold in shapes}
@@ -265,7 +265,8 @@ def main() -> int:
         draw_curve(options.svg, shapes[DEFAULT], {name: found[DEFAULT] for name, found in scores.items()})
     if options.json:
         print(json.dumps(as_json(shapes, scores)))
-    print("\n".join(wrong) if wrong else "no worse than chance explains, at any threshold and similarity")
+    beside = " and ".join(["theory", *list(found)[1:]])
+    print("\n".join(wrong) if wrong else f"no worse than {beside} but by chance, at any threshold and similarity")
     return 1 if wrong else 0
 
 
