@@ -369,8 +369,8 @@ class FusedBlock:
 
 
 def _norm(norm: nn.Module | None, precision: Precision) -> Callable[[Tensor], Tensor] | None:
-    """A norm's form. On a CPU there is no kernel for RMSNorm, and in modules it takes ten operations. Here it takes four,
-    by the root of all squares: sqrt(mean + eps) is hypot(root, sqrt(W eps)) / sqrt(W)."""
+    """A norm's form. On a CPU there is no kernel for RMSNorm, and as a module it takes ten operations. Here it takes
+    four, by the root of the sum of squares: sqrt(mean + eps) is hypot(root, sqrt(W eps)) / sqrt(W)."""
     if norm is None:
         return None
     halves = precision.layout == "halves"
@@ -384,7 +384,8 @@ def _norm(norm: nn.Module | None, precision: Precision) -> Callable[[Tensor], Te
     def normed(x: Tensor) -> Tensor:
         wide = x.float()
         root = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).hypot_(least)
-        return (wide / root).mul_(weight).to(x.dtype)
+        scaled: Tensor = (wide / root).mul_(weight)
+        return scaled.to(x.dtype)
 
     return normed
 

@@ -76,7 +76,7 @@ def test_each_token_is_the_plain_forward_passes(parts: str, chunk: int, monkeypa
 
 @pytest.mark.parametrize("parts", ["llama", "windows", "caps", "sinks", "qk-norm", "parallel"])
 def test_bf16_is_near_fp32(parts: str) -> None:
-    """Packed products, norms by the other kernel and the half-width cache stay within bf16's rounding."""
+    """Packed products, norms by other operations and the half-width cache stay within bf16's rounding."""
     model = _model(parts=parts, std=0.08)
     half = _model(torch.bfloat16, parts=parts, std=0.08)
     prompts = _prompts((7, 30, 90))
