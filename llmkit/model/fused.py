@@ -3,8 +3,8 @@
 One new token of each of a few sequences costs a pass over all weights and, beside that, what it takes to start each
 operation. So here projections of the same input become one product, activations and residual sums ride on the
 products that they follow, rotations come from a table, and on a CPU in bf16 weights are laid out once in the order in
-which the kernels read them (`packed`), rather than at each product. Where a part has no such form (a linear map that
-is quantized or carries an adapter, an MLP of experts), its module is called.
+which the kernels read them (`packed` or `halves`), rather than at each product. Where a part has no such form (a linear
+map that is quantized or carries an adapter, an MLP of experts), its module is called.
 
 A form is made from the weights of the moment; `is_current` says whether they are still those.
 
