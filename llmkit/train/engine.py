@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +32,9 @@ FILE = "engine.json"
 # Hardware without bfloat16 units is slower with it and hardware with them at least twice as fast: what lies between is
 # noise, and a choice that could come out either way would make two runs of one config differ.
 CLEARLY_FASTER = 1.2
+_SECONDS = 1.0
+_SLOW = 0.01
+"""Seconds of a small product on a CPU that does not compute in its dtype; a larger one says nothing new."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-pure": torch.bfloat16, "float8": torch.bfloat16}
 
 
@@ -158,7 +162,7 @@ def choose_precision(model: nn.Module, device: str) -> tuple[str, str]:
     clock = time.thread_time if device == "cpu" else time.perf_counter
     seconds = {"fp32": math.inf, "bf16": math.inf}
     with _threads(1):
-        for _ in range(8):
+        for _ in _turns(8):
             for precision, context in contexts.items():
                 with context:
                     run = _timed(lambda: F.linear(inputs, weight).float().sum().backward(), device, clock)
@@ -193,10 +197,24 @@ def _typical_matrix(model: nn.Module) -> tuple[int, int]:
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large square matrix product; the best of several."""
-    size = 1024 if device == "cpu" else 8192
-    left = torch.randn(size, size, device=device, dtype=dtype)
-    right = torch.randn(size, size, device=device, dtype=dtype)
-    return 2 * size**3 / min(_timed(lambda: left @ right, device, time.perf_counter) for _ in range(20))
+    rate = 0.0
+    for size in (256, 1024) if device == "cpu" else (8192,):
+        left = torch.randn(size, size, device=device, dtype=dtype)
+        right = torch.randn(size, size, device=device, dtype=dtype)
+        seconds = min(_timed(partial(torch.matmul, left, right), device, time.perf_counter) for _ in _turns(20))
+        rate = 2 * size**3 / seconds
+        if seconds > _SLOW:
+            break
+    return rate
+
+
+def _turns(most: int) -> Iterator[int]:
+    """Turns of a measurement, two at least; of slow ones, as bf16 on a CPU without units for it, few are enough."""
+    end = time.perf_counter() + _SECONDS
+    for turn in range(most):
+        if turn >= 2 and time.perf_counter() > end:
+            return
+        yield turn
 
 
 def _timed(work: Callable[[], object], device: str, clock: Callable[[], float]) -> float:

@@ -87,9 +87,10 @@ def _loss(scores: Tensor) -> Tensor:
     return F.cross_entropy(scores, torch.arange(len(scores)) % scores.shape[-1])
 
 
-def _close(ours: Tensor, theirs: Tensor) -> bool:
+def _close(ours: Tensor, theirs: Tensor, least: float = 1e-3) -> bool:
+    """Within the tolerance of the largest value, or of `least`, where all of them are smaller."""
     difference, largest = (ours - theirs).detach().abs().max(), theirs.detach().abs().max()
-    return bool(difference <= TOLERANCE * max(1e-3, float(largest)))
+    return bool(difference <= TOLERANCE * max(least, float(largest)))
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -118,8 +119,10 @@ def test_opens_a_reference_directory_with_equal_logits_loss_and_gradients(name: 
     reference.save_pretrained(tmp_path / "theirs")
     gradients, expected = (load_file(tmp_path / side / "model.safetensors") for side in ("ours", "theirs"))
     expected = {key: gradient for key, gradient in expected.items() if not gradient.isnan().any()}
+    # Biases of keys, which a softmax does not feel, have a gradient of rounding alone.
+    least = 1e-3 * max(1.0, *(float(gradient.abs().max()) for gradient in expected.values()))
     for key in gradients.keys() & expected.keys():
-        assert _close(gradients[key], expected[key]), key
+        assert _close(gradients[key], expected[key], least), key
     # A shared bias is written under two names, or under either.
     twice = {"cls.predictions.bias", "cls.predictions.decoder.bias", "lm_head.bias", "lm_head.decoder.bias"}
     assert gradients.keys() ^ expected.keys() <= twice

@@ -197,7 +197,8 @@ def test_killed_anywhere_around_a_rewind_it_ends_with_the_same_bytes(
 def test_killed_right_after_the_note_of_a_rewind_the_given_up_checkpoints_are_not_gone_on_from(
     tmp_path: Path, poisoned: type[PoisonedSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {**SETTINGS, "steps": 14, "spikes": REWINDS, "checkpoints": {"every": 1, "keep_last": 1}}
+    checkpoints = {"every": 1, "keep_last": 1, "asynchronous": False}
+    settings = {**SETTINGS, "steps": 14, "spikes": REWINDS, "checkpoints": checkpoints}
     poisoned.bad = frozenset({10, 11})
     run_toy(tmp_path / "whole", **settings)
 

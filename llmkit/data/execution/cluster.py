@@ -85,6 +85,8 @@ class RayCluster:
         ray = self._ray
         if ray.is_initialized():
             return
+        # Else Ray puts a `print` of its own into `builtins`, for good.
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is None:
             # What Ray tells its makers about each cluster that is started is nobody's wish here.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import builtins
 import json
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ def config() -> Iterator[ExecutorConfig]:
 
 
 def test_tasks_are_done_on_the_nodes_of_a_cluster(config: ExecutorConfig, tmp_path: Path) -> None:
+    before = builtins.print
     with open_engine(config, Cache(tmp_path / "work"), "test") as engine:
         found = engine.run([*squares(6, tmp_path / "log"), Task("node", f"{MODULE}:node", {"number": 1})])
         assert [result.facts["square"] for result in found[:6]] == [0, 1, 4, 9, 16, 25]
@@ -40,6 +42,7 @@ def test_tasks_are_done_on_the_nodes_of_a_cluster(config: ExecutorConfig, tmp_pa
         assert whole.facts == {"total": 55, "facts": 55}
     assert sorted((tmp_path / "log").read_text().split()) == list("012345")
     assert not ray.is_initialized()
+    assert builtins.print is before
 
 
 def test_a_corpus_is_the_same_to_the_byte(config: ExecutorConfig, tmp_path: Path) -> None:
