@@ -9,7 +9,8 @@ one: the faster counts. With a GGUF of 4-bit weights (`--gguf`, or the model its
 weights is measured beside llama.cpp.
 
 What the machine allows is measured in the same run: one stream has to read all weights for each token, at the rate at
-which memory is read; many streams and prompts have to do their products, at the rate of a large one in bf16.
+which memory is read; many streams and prompts have to do their products, at the rate of a large one in bf16, or in fp32
+where that is the faster.
 
 Ratios are llmkit's median speed over the peer's, above 1 where llmkit is faster: `transformers/1`, `transformers/16`,
 `transformers/first-token`, `llama.cpp/1-4bit`.
@@ -241,11 +242,12 @@ def main() -> None:
             runs["1-4bit"], absent = four_bit(options, str(options.model), gguf)
             missing += absent
         seconds = measure(options.rounds, runs)
-    machine = {"bytes_per_second": bandwidth(), "flops_per_second": matrix_rate("cpu", torch.bfloat16)}
+    rates = [matrix_rate("cpu", dtype) for dtype in (torch.bfloat16, torch.float32)]
+    machine = {"bytes_per_second": bandwidth(), "flops_per_second": max(rates)}
     found = list(rows(options, ours, seconds, machine))
     times = dict(ratios(seconds))
     show(found, times)
-    say(f"memory is read at {machine['bytes_per_second'] / 1e9:.1f} GB/s, and a large bf16 product runs at")
+    say(f"memory is read at {machine['bytes_per_second'] / 1e9:.1f} GB/s, and a large product runs at")
     say(f"{machine['flops_per_second'] / 1e9:.0f} GFLOP/s")
     for name in missing:
         say(f"{name} is not installed and was not measured")
