@@ -102,6 +102,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = place / "data" / "gsm8k" / "train.jsonl"
     rows.parent.mkdir(parents=True)
     rows.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": f"{n + 1}"}) + "\n" for n in range(40)))
+    (place / "pages").mkdir()
+    (place / "pages" / "page.html").write_text("<html><body><p>A page of some words.</p></body></html>")
     tokenizer = Tokenizer(blank_bpe(), bpe_settings(read_template("chatml", None)))
     spec = ModelSpec(family="llama", layers=1, width=8, heads=1, context=512)
     model = build(spec.resolve(tokenizer.vocab_size, pad_id=tokenizer.pad_id), seed=0)
