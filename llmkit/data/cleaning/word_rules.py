@@ -15,6 +15,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 
 _PUNCTUATION = frozenset("…,:;!?¿؟¡()[]{}<>_#*&。？！，、；：～·।،۔؛٪")
 _QUOTES = frozenset("'\"”“`‘´’‚„»«「」『』（）〔〕【】《》〈〉⟦⟧")
@@ -60,11 +61,13 @@ class _Characters:
         letter = r"[^\W\d_]"
         self.closing = _PUNCTUATION | _QUOTES | symbols | {"—", "–"}
         self.opening = self.closing | _CURRENCIES | {"§", "%", "="}
+        self.first = self.opening | frozenset(".+UCA")
         before_stop = _PUNCTUATION | _QUOTES | frozenset("0123456789%²-+|(?:)")
         self.before_stop = re.compile(f"[{lower}{re.escape(''.join(sorted(before_stop)))}]").match
         self.upper = re.compile(f"[{upper}]").match
         self.unit = re.compile(f"(?<=[0-9])(?:{'|'.join(map(re.escape, _UNITS.split()))})$").search
         self.unit_ends = frozenset(unit[-1] for unit in _UNITS.split())
+        self.last = self.closing | _CURRENCIES | frozenset(".sS+") | self.unit_ends
         # One class first and what stands around it then: so the search skips to the few places where anything can be.
         self.inside = re.compile(
             rf"[.…{icons}+*^,–—~:<>=/-](?:"
@@ -102,7 +105,7 @@ class Rules:
     def __init__(self, exceptions: Mapping[str, tuple[str, ...]]) -> None:
         self._exceptions = {}
         self._longest = 0
-        self._phrases: dict[str, list[tuple[str, ...]]] = {}
+        self._phrases: dict[tuple[str, str], list[tuple[str, ...]]] = {}
         self._characters = _characters()
         phrases = {}
         for word in exceptions:
@@ -112,7 +115,7 @@ class Rules:
         self._longest = max(map(len, exceptions), default=0)
         for phrase in sorted(phrases.values(), key=lambda pieces: (-len(pieces), pieces)):
             if len(phrase) > 1:
-                self._phrases.setdefault(phrase[0], []).append(phrase)
+                self._phrases.setdefault((phrase[0], phrase[1]), []).append(phrase)
 
     def split(self, run: str) -> Sequence[str]:
         """The pieces of a run in order; they are the run again when put together. No piece is empty."""
@@ -131,14 +134,16 @@ class Rules:
         begin, end = 0, len(run)
         before: list[str] = []
         after: list[str] = []
+        first, last = self._characters.first, self._characters.last
         while begin < end and not self._is_exception(run, begin, end):
-            prefix = self._prefix(run, begin, end)
+            # Most runs begin and end with what no rule looks at.
+            prefix = self._prefix(run, begin, end) if run[begin] in first else 0
             if prefix:
                 before.append(run[begin : begin + prefix])
                 if self._is_exception(run, begin + prefix, end):
                     begin += prefix
                     break
-            suffix = self._suffix(run, begin + prefix, end)
+            suffix = self._suffix(run, begin + prefix, end) if run[end - 1] in last else 0
             if suffix and self._is_exception(run, begin, end - suffix):
                 if prefix:
                     before.pop()
@@ -241,9 +246,11 @@ class Rules:
 
     def _together(self, pieces: list[str]) -> list[str]:
         """Pieces with those put together that make up an exception: the longest first, then the first."""
+        if self._phrases.keys().isdisjoint(pairwise(pieces)):
+            return pieces
         found = []
-        for place in range(len(pieces) - 1):
-            for phrase in self._phrases.get(pieces[place], ()):
+        for place, pair in enumerate(pairwise(pieces)):
+            for phrase in self._phrases.get(pair, ()):
                 if tuple(pieces[place : place + len(phrase)]) == phrase:
                     found.append((-len(phrase), place))
         if not found:

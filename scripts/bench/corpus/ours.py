@@ -92,7 +92,7 @@ def documents_of_steps(total: dict[str, Any]) -> dict[str, int]:
     steps = total["steps"]
     return {
         "extract": total["in"],
-        "filters": steps["gopher_repetition"]["in"],
+        "filters": steps["gopher_quality"]["in"],
         "minhash": steps["minhash"]["in"],
         "tokenize": total["kept"],
         "all": total["in"],
