@@ -17,7 +17,7 @@ from llmkit.data.cleaning.word_batch import Counts, Hashes, WordBatch
 from llmkit.data.hashing import mix
 
 _BASE = np.uint64(0xD1342543DE82EF95)
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _MOST_BITS = 22
 _LOOP = 1 << 16
 
@@ -70,13 +70,15 @@ def _may_repeat(words: WordBatch, sizes: Sequence[int], *, together: bool) -> di
         return {}
     blocks = range(0, len(words.numbers), _BLOCK)
     bits = min(len(words.numbers).bit_length() + 1, _MOST_BITS)
+    # Those of one block are held from the first pass to the second; those of several are made twice.
+    held = list(_ngrams(words, 0, sizes, together=together)) if len(blocks) == 1 else None
     counts = {size: np.zeros(1 << bits, np.int64) for size in sizes}
     for begin in blocks:
-        for size, (keys, _) in _ngrams(words, begin, sizes, together=together):
+        for size, (keys, _) in held or _ngrams(words, begin, sizes, together=together):
             counts[size] += np.bincount(_slots(keys, bits, 0), minlength=1 << bits)
     chosen: Mapping[int, list[Found]] = defaultdict(list)
     for begin in blocks:
-        for size, (keys, places) in _ngrams(words, begin, sizes, together=together):
+        for size, (keys, places) in held or _ngrams(words, begin, sizes, together=together):
             again = counts[size][_slots(keys, bits, 0)] > 1
             chosen[size].append((keys[again], places[again]))
     return {size: _once_more(chosen[size], bits) for size in sizes}
