@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from toy_run import ToyConfig, ToyModel
 
 from llmkit.errors import ConfigError
 from llmkit.train import engine as engine_module
-from llmkit.train.engine import Engine, choose_precision, prepare_engine
+from llmkit.train.engine import Engine, choose_precision, matrix_rate, prepare_engine
 
 
 def test_the_choice_is_written_down_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +39,21 @@ def test_what_is_written_in_the_config_is_not_measured(tmp_path: Path) -> None:
     engine = prepare_engine(ToyConfig(precision="bf16"), ToyModel(), tmp_path)
     assert (engine.precision, engine.reason) == ("bf16", "as configured")
     assert engine.matrix_rate > 0
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "rate"), [(0.001, 0.04, 2 * 1024**3 / 0.04), (0.05, 0.04, 2 * 256**3 / 0.05)]
+)
+def test_the_matrix_rate_is_that_of_a_large_product_or_of_a_small_one_that_is_slow(
+    small: float, large: float, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {256: small, 1024: large}
+
+    def timed(work: Callable[[], torch.Tensor], device: str, clock: object) -> float:
+        return seconds[len(work())]
+
+    monkeypatch.setattr(engine_module, "_timed", timed)
+    assert matrix_rate("cpu", torch.float32) == pytest.approx(rate)
 
 
 def test_settings_of_torch_return_after_the_run() -> None:

@@ -21,7 +21,7 @@ from llmkit.store.documents import document_files
 from llmkit.store.splits import SPLITS
 from llmkit.store.stage import ResolvedInput
 
-VERSION = 1
+VERSION = 2
 _FUNCTIONS = "llmkit.data.corpus.duplicates"
 
 
