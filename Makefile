@@ -31,9 +31,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/llmkit run --config configs/quickstart.yaml
 	$(BIN)/llmkit report runs/quickstart
 
-# One worker a core; each worker's torch keeps to one thread, so that workers do not fight for cores.
+# One worker a core; each worker's torch keeps to one thread, so that workers do not fight for cores. Bytecode is kept
+# whatever the environment says, since tests start hundreds of processes.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -81,13 +81,15 @@ class Attention(nn.Module):
         )
         self.key_norm = make_norm(config, keys if whole else config.head_width) if config.qk_norm != "none" else None
         self.sinks = nn.Parameter(torch.empty(config.heads)) if config.attention_sinks else None
+        # An attribute, for `compile_blocks` to replace.
+        self.attend_apart = attend_apart
 
     def forward(self, x_BLW: Tensor, visibility: Visibility) -> Tensor:
         """[B, L, W] to [B, L, W]."""
         query, key, value = self.project(x_BLW)
         scoring = self.scoring()
         if visibility.documents is not None:
-            apart = _attend_apart(query, key, value, visibility, scoring, visibility.documents)
+            apart = self.attend_apart(query, key, value, visibility, scoring, visibility.documents)
             return self.output(apart)  # type: ignore[no-any-return]
         if _is_short(query, key, visibility, scoring):
             short = short_attention(
@@ -161,9 +163,7 @@ def attend_masked(
     return mixed.view(query.shape) if folds else mixed
 
 
-# Its shapes change with every batch: compiled blocks call it as it is.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _attend_apart(
+def attend_apart(
     query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scoring: Scoring, documents: Documents
 ) -> Tensor:
     """Each document by itself, its positions from 0 on: [B, L, H, D] over [B, L, K, D], not yet rotated, gives
@@ -200,7 +200,7 @@ def _attend_by_ends(
     scoring: Scoring,
     documents: Documents,
 ) -> Tensor:
-    """`_attend_apart` by a kernel that is told where documents end."""
+    """`attend_apart` by a kernel that is told where documents end."""
     if visibility.rotation is not None:
         # Only differences of positions count: they need not begin anew.
         query, key = rotate(query, *visibility.rotation), rotate(key, *visibility.rotation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from llmkit.model.attention import Attention, attend_apart
 from llmkit.model.experts import RoutedMLP
 
 
@@ -20,16 +21,22 @@ def compile_blocks(model: nn.Module) -> list[nn.Module]:
     """Have torch compile each block when it is first called; names of parameters stay as they are.
 
     Blocks share their code, so the first one's compilation serves all. A model without blocks is compiled whole.
-    Routed experts are left as they are: the sizes of their products change with every batch.
+    Routed experts, and attention within the documents of packed sequences, are left as they are: their sizes change
+    with every batch.
 
     Returns:
         the compiled modules, for `uncompile`.
     """
     modules = repeated_blocks(model) or [model]
+    # One for all blocks, else none could use what was compiled for another. Not where it is defined: torch then imports
+    # its compiler, which takes longer than to import torch.
+    apart = torch.compiler.disable(attend_apart)
     for module in modules:
         for part in module.modules():
             if isinstance(part, RoutedMLP):
                 setattr(part, "forward", torch.compiler.disable(part.forward))  # noqa: B010
+            elif isinstance(part, Attention):
+                part.attend_apart = apart
         module.compile()
     return modules
 
@@ -41,3 +48,5 @@ def uncompile(modules: list[nn.Module]) -> None:
         for part in module.modules():
             if isinstance(part, RoutedMLP):
                 vars(part).pop("forward", None)
+            elif isinstance(part, Attention):
+                part.attend_apart = attend_apart

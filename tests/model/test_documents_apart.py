@@ -13,6 +13,7 @@ from llmkit.model.documents import documents_of
 from llmkit.model.initialization import build
 from llmkit.model.spec import ModelSpec
 from llmkit.model.transformer import Transformer
+from llmkit.train.blocks import compile_blocks
 
 VOCABULARY, ROWS, LENGTH = 50, 3, 40
 STARTS = ([0, 1, 9, 30], [0], [0, 17, 18, 39])
@@ -149,7 +150,7 @@ def test_compiled_blocks_take_any_documents_without_compiling_again() -> None:
     expected = [
         network.hidden(ids, documents=documents_of(ROWS, LENGTH, np.array(inside))) for inside in ([7], [3, 50])
     ]
-    for block in network.blocks:
+    for block in compile_blocks(network):
         block.compile(backend="eager")
     first = network.hidden(ids, documents=documents_of(ROWS, LENGTH, np.array([7])))
     with torch.compiler.set_stance("fail_on_recompile"):

@@ -212,9 +212,11 @@ def test_a_budget_recomputes_as_few_blocks_as_keep_to_it() -> None:
     config = settings(**{**CONFIGS["llama"], "model": model})
     work = training_work(config, outline(config.architecture(VOCABULARY)), 128)
 
+    whole = Planner(config, work, CPU)
+
     def planner(checkpointing: Any) -> Planner:
-        changed = settings(**{**CONFIGS["llama"], "model": model, "activation_checkpointing": checkpointing})
-        return Planner(changed, work, CPU)
+        changed = settings(**{**CONFIGS["llama"], "activation_checkpointing": checkpointing})
+        return whole.altered(1, activation_checkpointing=changed.activation_checkpointing)
 
     kept = [planner({"blocks": count} if count else "none").cost(8).activations for count in range(5)]
     for budget in (kept[0] + 1, kept[2] + 1, kept[2] - 1):

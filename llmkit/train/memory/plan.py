@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from llmkit.train.config import TrainConfig
 from llmkit.train.contract import Objective
 from llmkit.train.memory.config import PartialCheckpointing, size_in_bytes
 from llmkit.train.memory.machines import Machine
-from llmkit.train.memory.simulate import CostByRows, StepCost, simulate_step
+from llmkit.train.memory.simulate import CostByRows, StepCost, UpdateCost, simulate_step, simulate_update
 
 USABLE = 0.92
 """Share of a device's memory that plans fill: the rest is the driver's, and lost between blocks of memory."""
@@ -61,6 +62,9 @@ class Planner:
         self.length = max(1, work.length // self.sizes.context)
         self.blocks = repeated_blocks(work.model)
         self._costs: dict[tuple[str | int, bool], CostByRows] = {}
+        self._update: Callable[[], UpdateCost] = cache(
+            lambda: simulate_update(work.model, config, self.precision, device=machine.device)
+        )
 
     @property
     def room(self) -> float:
@@ -123,7 +127,7 @@ class Planner:
             def run(rows: int) -> StepCost:
                 return simulate_step(
                     self.work.model, self.work.objective, self.work.batch(rows, self.length), config, self.precision,
-                    accumulates=key[1], device=self.machine.device,
+                    self._update(), accumulates=key[1], device=self.machine.device,
                 )  # fmt: skip
 
             self._costs[key] = CostByRows(run, max(1, TOKENS_SIMULATED // self.length))
@@ -225,7 +229,7 @@ class Planner:
         smaller = self.largest_micro_batch()
         if smaller is not None and smaller < rows:
             return f"With `micro_batch_size: {smaller}` it does."
-        frugal = self._with(self.machine.count, activation_checkpointing="full", micro_batch_size=None)
+        frugal = self.altered(self.machine.count, activation_checkpointing="full", micro_batch_size=None)
         smaller = frugal.largest_micro_batch()
         if smaller is not None:
             return f"With `activation_checkpointing: full` and `micro_batch_size: {smaller}` it does."
@@ -235,14 +239,14 @@ class Planner:
                 continue
             count = shard * sizes.context * sizes.tensor
             mesh = parallel.model_copy(update={"shard": shard, "replicate": "auto"})
-            if frugal._with(count, parallel=mesh).fits(1):
+            if frugal.altered(count, parallel=mesh).fits(1):
                 wider = f"on {count} devices with `parallel: {{shard: {shard}}}`"
                 return f"With `activation_checkpointing: full` and `micro_batch_size: 1` it does {wider}."
         return "Take a smaller model, shorter sequences, or devices with more memory."
 
-    def _with(self, count: int, **changes: Any) -> Planner:
+    def altered(self, count: int, **changes: Any) -> Planner:
         """A planner for other settings of what has been simulated already, on so many devices."""
         config, machine = self.config.model_copy(update=changes), replace(self.machine, count=count)
         found = Planner(config, self.work, machine, self.precision)
-        found._costs = self._costs
+        found._costs, found._update = self._costs, self._update
         return found

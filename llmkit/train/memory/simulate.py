@@ -9,16 +9,15 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
@@ -71,6 +70,23 @@ class StepCost:
         return sum(self.parts().values())
 
 
+@dataclass(frozen=True)
+class UpdateCost:
+    """Cost of the update of a step, which the rows of its micro-batches do not change; memory in bytes.
+
+    Args:
+        weights: parameters and buffers.
+        optimizer: the optimizers' state.
+        work: what there is beside weights, gradients and state at the highest use.
+        flops: floating-point operations of the optimizers' matrix products.
+    """
+
+    weights: int
+    optimizer: int
+    work: int
+    flops: int
+
+
 class CostByRows:
     """The cost of a step as it grows with the rows of a micro-batch: on a straight line through two of its points.
 
@@ -97,12 +113,37 @@ class CostByRows:
         return (high.activations - low.activations) * rows // self.rows
 
 
+def simulate_update(model: nn.Module, config: TrainConfig, precision: str, *, device: str = "cpu") -> UpdateCost:
+    """The cost of an update in a training that is under way; nothing is computed, and the model stays as it is.
+
+    Args:
+        model, config, precision, device: as for `simulate_step`.
+    """
+    average = None if config.average is None else config.average.decay
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    with _simulation(model, precision, device) as (shadow, ledger):
+        optimizers = build_optimizers(shadow, config.optimizer, dtype, average=average)
+        parameters = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
+        weights = ledger.live
+        # The first one makes the optimizers' state.
+        for _ in range(2):
+            before = ledger.live, ledger.flops
+            for parameter in parameters:
+                parameter.grad = torch.empty_like(parameter)
+            ledger.peak = held = ledger.live
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        return UpdateCost(weights, before[0] - weights, ledger.peak - held, ledger.flops - before[1])
+
+
 def simulate_step(
     model: nn.Module,
     objective: Objective,
     batch: Any,
     config: TrainConfig,
     precision: str,
+    update: UpdateCost,
     *,
     accumulates: bool,
     device: str = "cpu",
@@ -115,84 +156,62 @@ def simulate_step(
         batch: a micro-batch, tensors in any structure, of which only the shapes matter.
         config: settings.
         precision: "fp32", "bf16" or "bf16-pure".
+        update: the cost of its update, as `simulate_update` finds it.
         accumulates: whether a step has several micro-batches, so that gradients are there from the start.
         device: whose kernels are chosen. Those of "cuda" are, where torch has CUDA; elsewhere the CPU's forms for
             float16, which are the general ones, stand for them.
     """
-    general = device != "cpu" and not torch.cuda.is_available()
-    place = "cpu" if general else device
+    with _simulation(model, precision, device) as (shadow, ledger):
+        recompute_activations(shadow, config)
+        place = _place(device)
+        inputs = tree_map_only(Tensor, lambda part: torch.empty(part.shape, dtype=part.dtype, device=place), batch)
+        parameters = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
+        held = ledger.live
+        ledger.start_over()
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(ledger.enter_gradient)
+            if accumulates:
+                # What the micro-batches before have left.
+                parameter.grad = torch.empty_like(parameter)
+                ledger.enter_gradient(parameter)
+        context: AbstractContextManager[object] = nullcontext()
+        if precision != "fp32":
+            context = torch.autocast(place, torch.bfloat16 if place == device else torch.float16)
+        with context:
+            output = objective.loss(shadow, inputs)
+        output.sum.backward()
+        del output
+        early = ledger.gradients_at_peak
+        return StepCost(
+            weights=update.weights,
+            gradients=ledger.live - held,
+            early_gradients=early,
+            optimizer=update.optimizer,
+            activations=ledger.peak - held - early,
+            work=update.work,
+            pass_flops=ledger.flops,
+            update_flops=update.flops,
+        )
+
+
+def _place(device: str) -> str:
+    """Where tensors are said to be: torch without CUDA knows of none there."""
+    return device if device == "cpu" or torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _simulation(model: nn.Module, precision: str, device: str) -> Iterator[tuple[nn.Module, _Ledger]]:
+    """A model of the same shapes that holds nothing, and what counts; the model's weights are in it already."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = _shadow(model, mode, place).train()
-    recompute_activations(shadow, config)
+    shadow = _shadow(model, mode, _place(device)).train()
     if precision == "bf16-pure":
         narrow_trained_weights(shadow)
-    context: Callable[[], AbstractContextManager[object]] = nullcontext
-    if precision != "fp32":
-        low = torch.float16 if general else torch.bfloat16
-        context = partial(torch.autocast, place, dtype=low)
-    average = None if config.average is None else config.average.decay
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    with mode:
-        inputs = tree_map_only(Tensor, lambda part: torch.empty(part.shape, dtype=part.dtype, device=place), batch)
-        optimizers = build_optimizers(shadow, config.optimizer, dtype, average=average)
-        with _Ledger() as ledger, warnings.catch_warnings():
-            # Whether two tensors without numbers share memory is asked by address, which they have none of.
-            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-            return _run(shadow, objective, inputs, optimizers, context, ledger, accumulates)
-
-
-def _run(
-    model: nn.Module,
-    objective: Objective,
-    batch: Any,
-    optimizers: Sequence[Optimizer],
-    context: Callable[[], AbstractContextManager[object]],
-    ledger: _Ledger,
-    accumulates: bool,
-) -> StepCost:
-    """A step of a training that is under way: the optimizers have their state."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for tensor in (*model.parameters(), *model.buffers()):
-        ledger.enter(tensor)
-    weights = ledger.live
-    for parameter in parameters:
-        parameter.grad = torch.empty_like(parameter)
-        parameter.register_post_accumulate_grad_hook(ledger.enter_gradient)
-    update_flops = _update(optimizers, ledger)
-    optimizer = ledger.live - weights
-    ledger.start_over()
-    if accumulates:
-        # What the micro-batches before have left.
-        for parameter in parameters:
-            parameter.grad = torch.empty_like(parameter)
-            ledger.enter_gradient(parameter)
-    with context():
-        output = objective.loss(model, batch)
-    output.sum.backward()
-    del output
-    pass_flops = ledger.flops - update_flops
-    peak, early = ledger.peak, ledger.gradients_at_peak
-    gradients = ledger.live - weights - optimizer
-    ledger.peak = ledger.live
-    _update(optimizers, ledger)
-    return StepCost(
-        weights=weights,
-        gradients=gradients,
-        early_gradients=early,
-        optimizer=optimizer,
-        activations=peak - weights - optimizer - early,
-        work=ledger.peak - weights - optimizer - gradients,
-        pass_flops=pass_flops,
-        update_flops=update_flops,
-    )
-
-
-def _update(optimizers: Sequence[Optimizer], ledger: _Ledger) -> int:
-    before = ledger.flops
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return ledger.flops - before
+    with mode, _Ledger() as ledger, warnings.catch_warnings():
+        # Whether two tensors without numbers share memory is asked by address, which they have none of.
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        for tensor in (*shadow.parameters(), *shadow.buffers()):
+            ledger.enter(tensor)
+        yield shadow, ledger
 
 
 def _shadow(model: nn.Module, mode: FakeTensorMode, device: str) -> nn.Module:

@@ -34,10 +34,12 @@ def config() -> Iterator[ExecutorConfig]:
 def test_tasks_are_done_on_the_nodes_of_a_cluster(config: ExecutorConfig, tmp_path: Path) -> None:
     before = builtins.print
     with open_engine(config, Cache(tmp_path / "work"), "test") as engine:
-        found = engine.run([*squares(6, tmp_path / "log"), Task("node", f"{MODULE}:node", {"number": 1})])
+        found = engine.run(squares(6, tmp_path / "log"))
         assert [result.facts["square"] for result in found[:6]] == [0, 1, 4, 9, 16, 25]
-        nodes = [Task("node", f"{MODULE}:node", {"number": number}) for number in range(8)]
-        assert len({result.facts["node"] for result in engine.run(nodes)}) == 2
+        (tmp_path / "board").mkdir()
+        places = {"board": str(tmp_path / "board")}
+        meeting = [Task("meet", f"{MODULE}:meet", {"number": number}, places=places) for number in range(2)]
+        assert len({result.facts["node"] for result in engine.run(meeting)}) == 2
         (whole,) = engine.run([Task("total", f"{MODULE}:total", inputs={"squares": [item.key for item in found[:6]]})])
         assert whole.facts == {"total": 55, "facts": 55}
     assert sorted((tmp_path / "log").read_text().split()) == list("012345")
