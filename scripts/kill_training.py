@@ -43,7 +43,7 @@ RUN, STAGE = "killed", "training"
 POLL_SECONDS = 0.001
 STEPS_BETWEEN_KILLS = 4
 CHECKPOINT_EVERY = 2
-SPARE_PARTS = 20
+SPARE_PARTS = 4
 LONGEST_END_SECONDS = 90.0
 CONFIG = """
 run: {run}
@@ -245,7 +245,7 @@ def prepare(scratch: Path, kills: int, ranks: int) -> ForkedCommand:
         (scratch / "text" / f"{number:02}.txt").write_text(".\n".join(sentences), encoding="utf-8")
     config = scratch / "killed.yaml"
     # Signals are answered some steps late where steps are short.
-    steps = (kills + SPARE_PARTS) * STEPS_BETWEEN_KILLS
+    steps = (kills + kills // 3 + SPARE_PARTS) * STEPS_BETWEEN_KILLS
     values = {
         "run": RUN,
         "stage": STAGE,

@@ -27,9 +27,9 @@ from llmkit.train.memory.recompute import recompute_activations
 from llmkit.train.optimizers.build import build_optimizers
 from llmkit.train.optimizers.rounding import narrow_trained_weights
 
-VOCABULARY = 2000
+VOCABULARY = 600
 CPU = Machine("cpu", "cpu", 2e11, 1e11, 16e9, None, None)
-LLAMA = {"family": "llama", "layers": 3, "width": 192, "heads": 3, "context": 128}
+LLAMA = {"family": "llama", "layers": 3, "width": 128, "heads": 2, "context": 128}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model": LLAMA, "precision": "bf16"},
@@ -40,7 +40,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "activation_checkpointing": "full",
     },
     "bert-muon": {
-        "model": {"family": "bert", "layers": 3, "width": 192, "heads": 3, "context": 128},
+        "model": {"family": "bert", "layers": 3, "width": 128, "heads": 2, "context": 128},
         "precision": "bf16",
         "optimizer": {"name": "muon", "lr": 1e-3},
     },
@@ -51,8 +51,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "activation_checkpointing": "selective",
     },
     "gemma3-pure-adafactor": {
-        "model": {"family": "gemma3_text", "layers": 3, "width": 192, "heads": 3, "kv_heads": 1, "context": 256},
+        "model": {"family": "gemma3_text", "layers": 3, "width": 128, "heads": 2, "kv_heads": 1, "context": 256},
         "precision": "bf16-pure",
+        "batch_size": 4,
         "micro_batch_size": 2,
         "optimizer": {"name": "adafactor", "lr": 1e-3},
         "activation_checkpointing": {"blocks": 2},
