@@ -11,7 +11,18 @@ from llmkit.data.examples import Conversation, Example, LabelledText, TaggedText
 from llmkit.store.files import sha256_json
 from llmkit.store.splits import SPLITS, Split, Splits, split_of
 
-_MOST_DETAILS = 20
+
+@dataclass(frozen=True, slots=True)
+class BrokenRow:
+    """A row of which no example can be made.
+
+    Args:
+        detail: where it is and what is wrong with it ("rows.csv:3: ...").
+        text: the beginning of what was read of it, as JSON.
+    """
+
+    detail: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +35,7 @@ class Candidate:
         reason: why it is dropped, where there is no example.
         task: the task that it is counted under.
         part: the held-out split from which it was read, where the source has its own; None where `group` decides.
-        detail: what exactly is wrong, where the reason does not tell.
+        broken: what is wrong with a row of which no example can be made.
     """
 
     group: str
@@ -32,7 +43,7 @@ class Candidate:
     reason: str = ""
     task: str = ""
     part: Split | None = None
-    detail: str = ""
+    broken: BrokenRow | None = None
 
 
 @dataclass
@@ -43,19 +54,19 @@ class Built:
         splits: the examples of each split in the order in which they came.
         incoming: candidates by task.
         dropped: dropped candidates by task and reason.
-        details: what exactly was wrong with the first few that say so.
+        broken: rows of which no example can be made.
     """
 
     splits: dict[Split, list[Example]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     incoming: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
-    details: list[str] = field(default_factory=list)
+    broken: list[BrokenRow] = field(default_factory=list)
 
     def drop(self, candidate: Candidate, reason: str) -> None:
         """Count a candidate as dropped."""
         self.dropped.setdefault(candidate.task, Counter())[reason] += 1
-        if candidate.detail and len(self.details) < _MOST_DETAILS:
-            self.details.append(candidate.detail)
+        if candidate.broken is not None:
+            self.broken.append(candidate.broken)
 
     def report(self) -> dict[str, Any]:
         """Counts for `report.json`: `in` = `kept` + all of `dropped`, overall and for each task."""
@@ -70,8 +81,6 @@ class Built:
         }
         if set(self.incoming) != {""}:
             report["tasks"] = {task: self._task_report(task) for task in sorted(self.incoming)}
-        if self.details:
-            report["details"] = self.details
         report["splits"] = {split: split_report(rows) for split, rows in self.splits.items()}
         return report
 

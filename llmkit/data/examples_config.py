@@ -101,7 +101,8 @@ class RowsSource(Config):
     columns: ColumnNames = ColumnNames()
     """Names of columns that are not called as usual."""
     malformed: Literal["error", "drop"] = "error"
-    """What to do about a malformed row: stop and name it, or drop it and count it in `report.json`."""
+    """What to do about a malformed row: stop and name it, or drop it, count it in `report.json` and write it to
+    `quarantine.jsonl` with its place."""
     split_key: str | None = Field(default=None, min_length=1)
     """Column that splits do not share: rows with the same value stay together. By default the prompt, or the text."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 from llmkit.data.examples import Example, example_of
-from llmkit.data.examples_build import Candidate
+from llmkit.data.examples_build import BrokenRow, Candidate
 from llmkit.data.examples_config import (
     ChatSource,
     ClassifySource,
@@ -22,6 +23,7 @@ from llmkit.data.examples_config import (
 from llmkit.data.examples_formats import detect_format, kind_of_format
 from llmkit.data.python_objects import PythonObject, python_objects
 from llmkit.data.records import ENDINGS, FileRecord, read_records
+from llmkit.data.sources.base import readable_copy
 from llmkit.data.sources.compression import COMPRESSIONS
 from llmkit.data.sources.files import find_files, is_url
 from llmkit.data.tasks.chat import ask, chat_candidates, mix
@@ -177,7 +179,10 @@ def row_candidates(
             except DataError as error:
                 if source.malformed == "error":
                     raise
-                yield Candidate("", None, "malformed", part=part, detail=str(error))
+                text = (
+                    readable_copy(json.dumps(record.values, ensure_ascii=False, default=str)) if record.values else ""
+                )
+                yield Candidate("", None, "malformed", part=part, broken=BrokenRow(str(error), text))
 
 
 def _candidate(source: RowsSource, record: FileRecord, format: str, part: Split | None) -> Candidate:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from llmkit.config.base import Facts, Finding
@@ -20,6 +22,7 @@ from llmkit.store.splits import SPLITS
 from llmkit.store.stage import Context, Outcome
 
 REPORT = "report.json"
+QUARANTINE = "quarantine.jsonl"
 _ROWS_LOOKED_AT = 100
 
 
@@ -55,7 +58,8 @@ def _check_rows(source: RowsSource, context: Context) -> Iterator[Finding]:
 
 
 def run(config: ExamplesConfig, context: Context) -> Outcome:
-    """Write `train.jsonl`, `validation.jsonl`, `test.jsonl` and `report.json`.
+    """Write `train.jsonl`, `validation.jsonl`, `test.jsonl`, `report.json`, and `quarantine.jsonl` where there are rows
+    of which no example can be made.
 
     Raises:
         DataError: a row is malformed, or nothing is left for training.
@@ -66,6 +70,9 @@ def run(config: ExamplesConfig, context: Context) -> Outcome:
     built = build(candidate_parts(config, context), remaining_fractions(config.splits, own_parts), config.limit)
     report = built.report()
     write_json_atomic(context.directory / REPORT, report)
+    if built.broken:
+        lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in built.broken)
+        (context.directory / QUARANTINE).write_text("".join(lines), encoding="utf-8")
     if not built.splits["train"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items()) or "none"
         raise DataError(

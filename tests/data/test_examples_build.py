@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit.data.examples import LabelledText
-from llmkit.data.examples_build import Candidate, build
+from llmkit.data.examples_build import BrokenRow, Candidate, build
 from llmkit.store.splits import SPLITS, Splits, split_of
 
 HALVES = Splits(validation=0.25, test=0.25)
@@ -19,12 +19,13 @@ def texts(rows: list[object]) -> list[str]:
 
 
 def test_every_candidate_is_kept_or_dropped_for_a_reason() -> None:
+    wrong = BrokenRow("rows.csv:3: what is wrong", "{}")
     built = build(
         [
             [candidate("held", "a", "test")],
             [
                 candidate("one", "b"),
-                Candidate("two", None, "malformed", detail="rows.csv:3: what is wrong"),
+                Candidate("two", None, "malformed", broken=wrong),
                 candidate("three", "b"),
                 candidate("held", "c"),
                 candidate("one", "b", label="y"),
@@ -32,11 +33,11 @@ def test_every_candidate_is_kept_or_dropped_for_a_reason() -> None:
         ],
         Splits(validation=0, test=0),
     )
+    assert built.broken == [wrong]
     assert built.report() == {
         "in": 6,
         "kept": 3,
         "dropped": {"duplicate": 1, "held out for test": 1, "malformed": 1},
-        "details": ["rows.csv:3: what is wrong"],
         "splits": {
             "train": {"rows": 2, "labels": {"x": 1, "y": 1}, "majority": {"label": "x", "share": 0.5}},
             "validation": {"rows": 0},

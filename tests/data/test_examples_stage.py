@@ -183,7 +183,10 @@ def test_malformed_rows_stop_the_stage_or_are_counted(tmp_path: Path) -> None:
     run(tmp_path / "out", {**source, "malformed": "drop"}, splits={"validation": 0.0, "test": 0.0})
     found = report(tmp_path / "out")
     assert found["dropped"] == {"malformed": 2}
-    assert [detail.partition(": ")[0] for detail in found["details"]] == [f"{file}:2", f"{file}:3"]
+    quarantined = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert quarantined[0] == {"detail": str(caught.value), "text": '{"prompt": "a"}'}
+    assert quarantined[1]["detail"].startswith(f"{file}:3: ")
+    assert len(quarantined) == 2
 
 
 @pytest.mark.parametrize(
