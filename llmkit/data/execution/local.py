@@ -25,10 +25,45 @@ from llmkit.errors import DataError
 _ATTEMPTS = 2
 
 
+class Queue:
+    """Tasks that wait, for workers that remember what they have done.
+
+    Args:
+        tasks: in the order in which they are to begin.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._groups: dict[str, deque[Task]] = {}
+        for task in tasks:
+            self._groups.setdefault(task.near or task.key, deque()).append(task)
+        self._untouched = deque(self._groups)
+
+    def take(self, near: str) -> Task | None:
+        """A task near to what a worker has done; else of a group that nobody has begun; else of any; None where there
+        are none."""
+        if near not in self._groups:
+            while self._untouched and self._untouched[0] not in self._groups:
+                self._untouched.popleft()
+            near = self._untouched.popleft() if self._untouched else next(iter(self._groups), "")
+        group = self._groups.get(near)
+        if group is None:
+            return None
+        task = group.popleft()
+        if not group:
+            del self._groups[near]
+        return task
+
+    def put_back(self, task: Task) -> None:
+        """What has to be done again comes next."""
+        self._groups.setdefault(task.near or task.key, deque()).appendleft(task)
+        self._untouched.appendleft(task.near or task.key)
+
+
 @dataclass
 class _Worker:
     process: subprocess.Popen[str]
     task: Task | None = None
+    near: str = ""
 
     @property
     def answers(self) -> IO[str]:
@@ -59,7 +94,7 @@ class LocalPool:
             LLMKitError: what a task's function raises there, or a worker that died twice over one task.
             RuntimeError: any other exception there, with its traceback.
         """
-        waiting = deque(tasks)
+        waiting = Queue(tasks)
         attempts: Counter[str] = Counter()
         while len(self._workers) < min(self._processes, len(tasks)):
             self._workers.append(_Worker(_start()))
@@ -81,7 +116,7 @@ class LocalPool:
                         attempts[task.key] += 1
                         if attempts[task.key] == _ATTEMPTS:
                             raise _died(task, worker.process.wait())
-                        waiting.appendleft(task)
+                        waiting.put_back(task)
                         _stop(worker)
                         self._workers.remove(worker)
                         worker = _Worker(_start())
@@ -96,9 +131,10 @@ class LocalPool:
         self._workers = []
 
 
-def _give(worker: _Worker, waiting: deque[Task], cache: Cache) -> None:
-    worker.task = waiting.popleft() if waiting else None
+def _give(worker: _Worker, waiting: Queue, cache: Cache) -> None:
+    worker.task = waiting.take(worker.near)
     if worker.task is not None:
+        worker.near = worker.task.near or worker.task.key
         # One that is dying is found by its end of output.
         try:
             worker.send({"cache": str(cache.root), "task": worker.task.as_json()})

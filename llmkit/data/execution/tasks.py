@@ -33,6 +33,8 @@ class Task:
         version: raised when the function comes to make something else of the same settings and inputs.
         label: what it is about, for messages ("books/a.jsonl, bytes 0 to 67,108,864").
         cost: bytes that it goes through, about: whether to start processes depends on it, the result does not.
+        near: what it shares work with that a process remembers: tasks with the same are given to one process as far as
+            that keeps all of them busy. Empty where there is nothing of that kind.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Task:
     version: int = 1
     label: str = ""
     cost: int = 0
+    near: str = ""
 
     @cached_property
     def key(self) -> str:

@@ -15,6 +15,7 @@ from execution_support import MODULE, squares
 from llmkit.data.execution.cache import Cache
 from llmkit.data.execution.config import ExecutorConfig
 from llmkit.data.execution.engine import open_engine
+from llmkit.data.execution.local import Queue
 from llmkit.data.execution.tasks import Task
 from llmkit.errors import DataError
 
@@ -45,9 +46,31 @@ def test_tasks_are_shared_by_the_processes_asked_for(tmp_path: Path) -> None:
         assert engine.run(little)[0].facts["process"] == os.getpid()
 
 
+def test_a_worker_stays_with_what_it_knows_while_others_have_work() -> None:
+    def task(name: str, near: str) -> Task:
+        return Task(name, "m:f", {"name": name}, near=near)
+
+    waiting = Queue(
+        [task("a1", "a"), task("a2", "a"), task("x", ""), task("b1", "b"), task("b2", "b"), task("b3", "b")]
+    )
+    taken = []
+
+    def take(near: str) -> str:
+        found = waiting.take(near)
+        assert found is not None
+        taken.append(found)
+        return found.name
+
+    assert [take(""), take(""), take("a"), take("a")] == ["a1", "x", "a2", "b1"]
+    # What a process died of is done first, by whoever comes.
+    waiting.put_back(taken[1])
+    assert [take("nothing"), take("b"), take("x")] == ["x", "b2", "b3"]
+    assert waiting.take("b") is None
+
+
 def test_a_key_is_of_what_the_result_depends_on() -> None:
     task = Task("a", "m:f", {"x": 1}, {"in": ["k"]})
-    assert task.key == Task("b", "m:f", {"x": 1}, {"in": ("k",)}, places={"p": "q"}, label="l", cost=3).key
+    assert task.key == Task("b", "m:f", {"x": 1}, {"in": ("k",)}, places={"p": "q"}, label="l", cost=3, near="n").key
     others = [
         Task("a", "m:g", {"x": 1}, {"in": ["k"]}),
         Task("a", "m:f", {"x": 2}, {"in": ["k"]}),
