@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ _BASE = 0x9E3779B97F4A7C15
 _RUNS = 1 << 20
 _LEXICON_CHARACTERS = 1 << 25
 """What a lexicon may hold before a new one is begun."""
+_LAST_WORDS = 1 << 23
+"""Words of the batches that were cut last, which are kept for the next filter of the same texts."""
 _CHARACTERS = 1 << 20
 _GROUP_CHARACTERS = 1 << 19
 _HASHED_AT_ONCE = 1 << 16
@@ -112,10 +115,10 @@ class Lexicon:
     """
 
     def __init__(self, rules: Rules) -> None:
-        self.runs = _Runs(self._add_run)
+        self.runs = _Numbers(self._add_run)
         self.characters = 0
         self._rules = rules
-        self._words: dict[str, int] = {}
+        self._words = _Numbers(self._add_word)
         self._starts = array("q", [0])
         self._pieces = array("i")
         self._lengths = array("q")
@@ -123,29 +126,33 @@ class Lexicon:
         self._hashes = array("Q")
         self._powers = array("Q")
         self._new: list[str] = []
+        self._not_hashed: list[str] = []
 
     @property
     def size(self) -> int:
         """How many words there are."""
-        return len(self._lengths)
+        return len(self._words)
 
     def lengths(self, numbers: NDArray[np.int32]) -> Counts:
         """Characters of words."""
+        self._settle()
         return _view(self._lengths, np.int64)[numbers]
 
     def flags(self, numbers: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Flags of words."""
+        self._settle()
         return _view(self._flags, np.uint8)[numbers]
 
     def hashes(self, numbers: NDArray[np.int32]) -> tuple[Hashes, Hashes]:
         """Of each word the polynomial modulo 2^64 in an odd base whose coefficients are the characters; and the base
         to the power of its length, by which the hash of what stands before is multiplied where both are put together.
         """
-        if self._new:
-            hashes, powers = _hashes(self._new)
+        self._settle()
+        if self._not_hashed:
+            hashes, powers = _hashes(self._not_hashed)
             self._hashes.frombytes(hashes.tobytes())
             self._powers.frombytes(powers.tobytes())
-            self._new = []
+            self._not_hashed = []
         return _view(self._hashes, np.uint64)[numbers], _view(self._powers, np.uint64)[numbers]
 
     def number(self, word: str) -> int | None:
@@ -162,19 +169,22 @@ class Lexicon:
         return _view(self._pieces, np.int32)[places], counts
 
     def _add_run(self, run: str) -> int:
-        for word in self._rules.split(run):
-            number = self._words.get(word)
-            self._pieces.append(self._add_word(word) if number is None else number)
+        self._pieces.extend(map(self._words.__getitem__, self._rules.split(run)))
         self._starts.append(len(self._pieces))
         self.characters += len(run)
         return len(self._starts) - 2
 
     def _add_word(self, word: str) -> int:
-        number = self._words[word] = len(self._words)
-        self._lengths.append(len(word))
-        self._flags.append(_flags(word))
         self._new.append(word)
-        return number
+        return len(self._words)
+
+    def _settle(self) -> None:
+        """Look at the words that have come since."""
+        if self._new:
+            self._lengths.extend(map(len, self._new))
+            self._flags.extend(map(_flags, self._new))
+            self._not_hashed += self._new
+            self._new = []
 
 
 def _view(values: array[Any], kind: Any) -> NDArray[Any]:
@@ -182,16 +192,16 @@ def _view(values: array[Any], kind: Any) -> NDArray[Any]:
     return np.frombuffer(values, kind) if values else np.zeros(0, kind)
 
 
-class _Runs(dict[str, int]):
-    """Numbers of runs; one that is not there is added."""
+class _Numbers(dict[str, int]):
+    """Numbers of runs or words; one that is not there is added."""
 
     def __init__(self, add: Any) -> None:
         super().__init__()
         self._add = add
 
-    def __missing__(self, run: str) -> int:
-        number: int = self._add(run)
-        self[run] = number
+    def __missing__(self, key: str) -> int:
+        number: int = self._add(key)
+        self[key] = number
         return number
 
 
@@ -205,11 +215,24 @@ class Words:
     def __init__(self, rules: WordRules) -> None:
         self._rules = Rules(english_exceptions() if rules == "english" else general_exceptions())
         self._lexicon = Lexicon(self._rules)
+        self._last: dict[bytes, tuple[NDArray[np.int32], Counts]] = {}
+        self._last_words = 0
 
     def of(self, texts: Sequence[str]) -> WordBatch:
         """The words of each text."""
         if len(self._lexicon.runs) > _RUNS or self._lexicon.characters > _LEXICON_CHARACTERS:
             self._lexicon = Lexicon(self._rules)
+            self._last, self._last_words = {}, 0
+        key = _digest(texts)
+        if key not in self._last:
+            self._last[key] = numbers, _ = self._cut(texts)
+            self._last_words += len(numbers)
+            while self._last_words > _LAST_WORDS and len(self._last) > 1:
+                oldest, _ = self._last.pop(next(iter(self._last)))
+                self._last_words -= len(oldest)
+        return WordBatch(*self._last[key], self._lexicon)
+
+    def _cut(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], Counts]:
         number = self._lexicon.runs.__getitem__
         found = [np.zeros(0, np.int32)]
         counts = np.zeros(len(texts), np.int64)
@@ -220,7 +243,7 @@ class Words:
             words, words_of_each = self._lexicon.words(np.concatenate(numbers))
             found.append(words)
             np.add.at(counts, [index for index, _ in pieces], np.diff(_starts(words_of_each)[ends]))
-        return WordBatch(np.concatenate(found), _starts(counts), self._lexicon)
+        return np.concatenate(found), _starts(counts)
 
 
 @cache
@@ -241,6 +264,15 @@ def in_groups(texts: Iterable[str]) -> Iterator[list[str]]:
         characters += len(text) + 1
     if group:
         yield group
+
+
+def _digest(texts: Sequence[str]) -> bytes:
+    digest = blake2b(digest_size=16)
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.digest()
 
 
 def _starts(counts: Counts) -> Counts:

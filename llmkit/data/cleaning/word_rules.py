@@ -58,7 +58,6 @@ class _Characters:
         quotes = re.escape("".join(sorted(_QUOTES)))
         symbols = frozenset(chr(c) for c in _SYMBOLS if unicodedata.category(chr(c)) == "So")
         icons = _ranges(sorted(map(ord, symbols)))
-        letter = r"[^\W\d_]"
         self.closing = _PUNCTUATION | _QUOTES | symbols | {"—", "–"}
         self.opening = self.closing | _CURRENCIES | {"§", "%", "="}
         self.first = self.opening | frozenset(".+UCA")
@@ -68,16 +67,9 @@ class _Characters:
         self.unit = re.compile(f"(?<=[0-9])(?:{'|'.join(map(re.escape, _UNITS.split()))})$").search
         self.unit_ends = frozenset(unit[-1] for unit in _UNITS.split())
         self.last = self.closing | _CURRENCIES | frozenset(".sS+") | self.unit_ends
-        # One class first and what stands around it then: so the search skips to the few places where anything can be.
-        self.inside = re.compile(
-            rf"[.…{icons}+*^,–—~:<>=/-](?:"
-            rf"(?<=\.)\.+|(?<=[…{icons}])"
-            r"|(?<=[0-9][+*^-])(?=[0-9-])"
-            rf"|(?<=[{lower}{quotes}]\.)(?=[{upper}{quotes}])"
-            rf"|(?<={letter},)(?={letter})"
-            rf"|(?<=[^\W_][-–—~])(?={letter})|(?<=[^\W_]-)-{{1,2}}(?={letter})|(?<=[^\W_]—)—(?={letter})"
-            rf"|(?<=[^\W_][:<>=/])(?={letter}))"
-        ).finditer
+        self.inside = _inside(lower, upper, quotes, f"…{icons}", "–—").finditer
+        # The same where all characters are ASCII: classes of a few are searched twice as fast.
+        self.inside_ascii = _inside("a-z", "A-Z", "'\"`", "", "").finditer
         byte = r"(?:1?\d{1,2}|2[0-4]\d|25[0-5])"
         self.url = re.compile(
             r"(?:[\w+\-.]{2,}://)?(?:\S+(?::\S*)?@)?(?:"
@@ -88,6 +80,22 @@ class _Characters:
             rf"[{lower}]{{2,63}}"
             r")(?::\d{2,5})?(?:[/?#]\S*)?"
         ).fullmatch
+
+
+def _inside(lower: str, upper: str, quotes: str, icons: str, dashes: str) -> re.Pattern[str]:
+    """What a piece is cut at, of classes of characters. One class comes first and what stands around it then: so the
+    search skips to the few places where anything can be."""
+    letter, sign = r"[^\W\d_]", r"[^\W_]"
+    return re.compile(
+        rf"[.{icons}+*^,{dashes}~:<>=/-](?:(?<=\.)\.+"
+        + (rf"|(?<=[{icons}])" if icons else "")
+        + r"|(?<=[0-9][+*^-])(?=[0-9-])"
+        rf"|(?<=[{lower}{quotes}]\.)(?=[{upper}{quotes}])"
+        rf"|(?<={letter},)(?={letter})"
+        rf"|(?<={sign}[-{dashes}~])(?={letter})|(?<={sign}-)-{{1,2}}(?={letter})"
+        + (rf"|(?<={sign}—)—(?={letter})" if dashes else "")
+        + rf"|(?<={sign}[:<>=/])(?={letter}))"
+    )
 
 
 @cache
@@ -221,7 +229,8 @@ class Rules:
         return 0
 
     def _infixes(self, middle: str) -> list[tuple[int, int]]:
-        return [found.span() for found in self._characters.inside(middle)]
+        inside = self._characters.inside_ascii if middle.isascii() else self._characters.inside
+        return [found.span() for found in inside(middle)]
 
     def _middle(self, middle: str) -> Sequence[str]:
         exception = self._exceptions.get(middle)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkit.data.cleaning import word_batch
+from llmkit.data.cleaning import word_batch, word_rules
 from llmkit.data.cleaning.english import english_exceptions
 from llmkit.data.cleaning.terminals import SENTENCE_ENDS
 from llmkit.data.cleaning.word_batch import ALPHABETIC, ENDS_SENTENCE, PUNCTUATION, SYMBOL, Words, in_groups
@@ -65,6 +68,37 @@ def test_what_came_before_changes_nothing() -> None:
     assert first.starts.tolist() == alone.starts.tolist()
     for ours, other in zip(first.lexicon.hashes(first.numbers), alone.lexicon.hashes(alone.numbers), strict=True):
         assert ours.tolist() == other.tolist()
+
+
+def test_the_next_filter_of_the_same_texts_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[Sequence[str]] = []
+    original = Words._cut
+
+    def counting(self: Words, texts: Sequence[str]) -> Any:
+        cut.append(texts)
+        return original(self, texts)
+
+    monkeypatch.setattr(Words, "_cut", counting)
+    words, first, second = Words("general"), ["one two", "three"], ["one", "two three four"]
+    expected = [(words.of(texts).numbers.tolist(), words.of(texts).starts.tolist()) for texts in (first, second)]
+    assert expected == [([0, 1, 2], [0, 2, 3]), ([0, 1, 2, 3], [0, 1, 4])]
+    assert cut == [first, second]
+    # Room for one of the two: the older goes.
+    monkeypatch.setattr(word_batch, "_LAST_WORDS", 5)
+    words.of(["five"])
+    assert words.of(second).numbers.tolist() == [0, 1, 2, 3]
+    assert cut == [first, second, ["five"]]
+    assert words.of(first).starts.tolist() == [0, 2, 3]
+    assert cut[3:] == [first]
+
+
+@given(st.text(st.sampled_from("aZ9.-=,:~'\"`/<>+*^_ (é"), max_size=40))
+def test_ascii_is_cut_by_the_rules_of_all_characters(run: str) -> None:
+    characters = word_rules._characters()
+    general = [found.span() for found in characters.inside(run)]
+    if run.isascii():
+        assert [found.span() for found in characters.inside_ascii(run)] == general
+    assert Rules({})._infixes(run) == general
 
 
 def test_a_full_lexicon_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
