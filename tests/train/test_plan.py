@@ -173,6 +173,10 @@ def test_the_parts_of_a_mesh() -> None:
     # The cosines and sines' frequencies are the only buffers.
     assert alone["weights"] == pytest.approx(4 * parameters, rel=1e-3)
     assert alone["optimizer"] == pytest.approx(8 * parameters, rel=1e-3)
+    # An average of the weights is kept beside the moments.
+    averaging = parts(h100, average={"decay": 0.99})
+    assert averaging["weights"] == alone["weights"]
+    assert averaging["optimizer"] == pytest.approx(12 * parameters, rel=1e-3)
     # DDP divides the rows alone; with one micro-batch each, activations are the same.
     assert parts(eight)["weights"] == alone["weights"]
     assert parts(eight)["activations"] == pytest.approx(alone["activations"], rel=0.02)

@@ -122,9 +122,9 @@ def simulate_update(model: nn.Module, config: TrainConfig, precision: str, *, de
     average = None if config.average is None else config.average.decay
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     with _simulation(model, precision, device) as (shadow, ledger):
+        weights = ledger.live
         optimizers = build_optimizers(shadow, config.optimizer, dtype, average=average)
         parameters = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
-        weights = ledger.live
         # The first one makes the optimizers' state.
         for _ in range(2):
             before = ledger.live, ledger.flops
