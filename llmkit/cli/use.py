@@ -14,7 +14,7 @@ from llmkit.console import say
 from llmkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from llmkit.inference import LoadedModel
+    from llmkit.inference import Engine, LoadedModel
 
 # Prompts that are answered, and written to the file of answers, at a time.
 _BLOCK = 256
@@ -37,6 +37,9 @@ QuantizeOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="A torch device; by default CUDA where it is, else the CPU.")]
 EngineOption = Annotated[str, typer.Option(help="What writes: builtin, or vllm where it is installed.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile what writes one answer (CPU): a slow start, then faster.")
+]
 SystemOption = Annotated[str | None, typer.Option("--system", help="A system message.")]
 
 
@@ -65,6 +68,7 @@ def generate(
     quantize: QuantizeOption = None,
     device: DeviceOption = None,
     engine: EngineOption = "builtin",
+    compile: CompileOption = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSONL for the answers; those it holds are not made again.")
     ] = None,
@@ -84,7 +88,7 @@ def generate(
         if done == len(asked):
             say(f"{output} holds all {done} answers.")
             return
-        loaded = _open(model, dtype, quantize, device, engine)
+        loaded = _open(model, dtype, quantize, device, engine, compile)
         for start in range(done, len(asked), _BLOCK):
             block = asked[start : start + _BLOCK]
             listed = [one.prompt for one in block]
@@ -115,12 +119,15 @@ def _show(asked: Asked, text: str, last: bool) -> None:
         typer.echo("")
 
 
-def _open(model: str, dtype: str | None, quantize: str | None, device: str | None, engine: str) -> LoadedModel:
+def _open(
+    model: str, dtype: str | None, quantize: str | None, device: str | None, engine: str, compile: bool
+) -> LoadedModel:
     from llmkit.inference import load
 
     if engine not in ("builtin", "vllm"):
         raise ConfigError(f"`{engine}` is no engine.", where="--engine", hint="Choose builtin or vllm.")
-    return load(model, dtype=dtype, device=device, quantize=quantize, engine="vllm" if engine == "vllm" else "builtin")
+    chosen: Engine = "vllm" if engine == "vllm" else "builtin"
+    return load(model, dtype=dtype, device=device, quantize=quantize, engine=chosen, compile=compile)
 
 
 def chat(
@@ -137,12 +144,13 @@ def chat(
     quantize: QuantizeOption = None,
     device: DeviceOption = None,
     engine: EngineOption = "builtin",
+    compile: CompileOption = False,
 ) -> None:
     """Talk with a model.
 
     /new starts over, /quit (or Ctrl-D) leaves; Ctrl-C stops an answer.
     """
-    loaded = _open(model, dtype, quantize, device, engine)
+    loaded = _open(model, dtype, quantize, device, engine, compile)
     first = [{"role": "system", "content": system}] if system else []
     messages = list(first)
     with suppress(ImportError):

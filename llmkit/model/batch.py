@@ -77,7 +77,8 @@ class Batch:
         self.slots = min(max_batch, len(requests))
         capacity = max((len(request.prompt) + request.limit for request in requests), default=0)
         most = max((request.limit for request in requests), default=0)
-        self.cache = KVCache(config, self.slots, capacity, fused.precision.kept, self.device)
+        spare = 0 if fused.compiler is None else 1
+        self.cache = KVCache(config, self.slots, capacity, fused.precision.kept, self.device, spare)
         self.lengths = torch.zeros(self.slots, dtype=torch.int64)
         self.produced = torch.zeros(self.slots, dtype=torch.int64)
         self.limits = torch.zeros(self.slots, dtype=torch.int64)

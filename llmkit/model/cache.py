@@ -37,6 +37,9 @@ def rounded(places: int, step: int = _STEP) -> int:
 class KVCache:
     """Keys and values of `slots` sequences of up to `capacity` tokens each.
 
+    Args:
+        spare: places beyond that, so that a step never reads all of them: compiled code is other code then.
+
     Attributes:
         dtype: what keys and values are rounded to; they may be kept in a wider one.
         layers: for each layer keys and values, [2, slots, K, S, D].
@@ -45,10 +48,16 @@ class KVCache:
     """
 
     def __init__(
-        self, config: ModelConfig, slots: int, capacity: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        slots: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        spare: int = 0,
     ) -> None:
         self.config, self.slots, self.dtype, self.device = config, slots, dtype, device
-        self.places = rounded(capacity)
+        self.places = rounded(capacity) + spare
         self.ring = min(self.places, rounded(config.window)) if config.window is not None else self.places
         self.local = frozenset(config.local_layers)
         local = len(self.local) * self.ring + (config.layers - len(self.local)) * self.places
@@ -140,13 +149,47 @@ class _Reach:
 
     Attributes:
         index: int64 [B x 2 x K], the rows of the layer's [.., D] table to write.
-        span: how many places are read.
         mask: [B x K, 1, span], 0 at places that are seen and minus infinity elsewhere.
     """
 
     index: Tensor
-    span: int
     mask: Tensor
+
+
+@dataclass(frozen=True)
+class LayerDecode:
+    """One layer's part of a step.
+
+    Attributes:
+        stored: the layer's keys and values, [2, slots, K, S, D].
+        index, mask: as of `_Reach`.
+        kept: what new keys and values are rounded to.
+        dtype: in which attention is computed.
+    """
+
+    stored: Tensor
+    index: Tensor
+    mask: Tensor
+    kept: torch.dtype
+    dtype: torch.dtype
+
+    def extend(self, entries_B2KD: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values, [B, 2 K, D], keys first.
+
+        Returns:
+            Keys and values to attend to, [B x K, span, D] in `dtype`.
+        """
+        stored, width = self.stored, self.stored.shape[-1]
+        entries = entries_B2KD.to(self.kept).reshape(-1, width).to(stored.dtype)
+        stored.view(-1, width).index_copy_(0, self.index, entries)
+        rows, _, span = self.mask.shape
+        seen = stored.view(2, -1, *stored.shape[3:])[:, :rows, :span].to(self.dtype)
+        return seen[0], seen[1]
+
+    def mark_lengths(self) -> None:
+        """Have a compiler take the places, and how many are read, as numbers that change."""
+        torch._dynamo.maybe_mark_dynamic(self.stored, 3)
+        torch._dynamo.maybe_mark_dynamic(self.mask, 2)
 
 
 class Decode:
@@ -184,18 +227,9 @@ class Decode:
         heads = torch.arange(2 * kv_heads, device=device)
         tables = (heads // kv_heads) * slots * kv_heads + heads % kv_heads
         rows = torch.arange(len(at), device=device)[:, None] * kv_heads + tables
-        return _Reach((rows * places + at % places).flatten(), span, mask)
+        return _Reach((rows * places + at % places).flatten(), mask)
 
-    def extend(self, layer: int, entries_B2KD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Store a layer's new keys and values, [B, 2 K, D], keys first, rounded to the cache's precision.
-
-        Returns:
-            Keys and values to attend to, [B x K, S, D], and the mask to add to their scores, all in `dtype`.
-        """
-        stored = self.cache.layers[layer]
+    def layer(self, layer: int) -> LayerDecode:
+        """The part of a layer."""
         reach = self.local if layer in self.cache.local else self.everything
-        width = stored.shape[-1]
-        entries = entries_B2KD.to(self.cache.dtype).reshape(-1, width).to(stored.dtype)
-        stored.view(-1, width).index_copy_(0, reach.index, entries)
-        seen = stored.view(2, -1, *stored.shape[3:])[:, : len(reach.mask), : reach.span].to(self.dtype)
-        return seen[0], seen[1], reach.mask
+        return LayerDecode(self.cache.layers[layer], reach.index, reach.mask, self.cache.dtype, self.dtype)

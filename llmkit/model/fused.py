@@ -15,21 +15,20 @@ one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmkit.model.attention import Attention, Visibility, attend
-from llmkit.model.cache import BLOCK, Decode, Prefill, rounded
+from llmkit.model.cache import BLOCK, Decode, LayerDecode, Prefill, rounded
+from llmkit.model.compiled import Compiler
 from llmkit.model.heads import CausalLMHead
-from llmkit.model.layers import ACTIVATIONS, MLP, Linear, compute_dtype
-from llmkit.model.quantization.join import join
-from llmkit.model.quantization.quantize import is_quantized
+from llmkit.model.layers import ACTIVATIONS, MLP
+from llmkit.model.projection import Layout, Precision, Projection, is_plain
 from llmkit.model.rotary import Rotary, rotate
 from llmkit.model.transformer import Block, Transformer
 
@@ -45,133 +44,18 @@ _STEP = 64
 _ROWS = 256
 
 
-Layout = Literal["modules", "packed", "halves"]
-"""Where weights are read: from the modules, in oneDNN's order, or in FBGEMM's order. Many rows are fastest packed where
-the CPU has products in bf16, and in halves where it has none; one row is in halves."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How products are computed.
-
-    Attributes:
-        dtype: of what goes between the products.
-        inputs: of what modules take.
-        autocast: whether weights are kept in another precision and cast by autocast.
-        layout: where weights are read, if they are plain ones.
-        steady: whether rows in halves are to be the same bits however many there are.
-    """
-
-    dtype: torch.dtype
-    inputs: torch.dtype
-    autocast: bool
-    layout: Layout
-    steady: bool = False
-
-    @property
-    def kept(self) -> torch.dtype:
-        """What the cache's keys and values are rounded to."""
-        return self.inputs if self.steady else self.dtype
-
-    @classmethod
-    def of(cls, model: Transformer, layout: Layout) -> Precision:
-        """The precision that the model computes in at present, and a layout if there is such a one here."""
-        weight = model.embeddings.token
-        dtype, autocast = compute_dtype(weight), torch.is_autocast_enabled(weight.device.type)
-        if weight.device.type == "cpu" and dtype == torch.bfloat16:
-            if layout == "packed" and torch.backends.mkldnn.is_available() and _mkldnn()._is_mkldnn_bf16_supported():
-                return cls(dtype, dtype, autocast, layout)
-            # Maps that are quantized keep to bf16, and their kernels need what surrounds them in it.
-            if layout != "modules" and _has_halves() and not is_quantized(model):
-                return cls(torch.float32, dtype, autocast, "halves", steady=layout == "packed")
-        return cls(dtype, dtype, autocast, "modules")
-
-    def call(self, module: nn.Module, x: Tensor) -> Tensor:
-        """A module's result, under autocast where its weights rely on it."""
-        if not self.autocast:
-            plain: Tensor = module(x.to(self.inputs))
-            return plain.to(self.dtype)
-        with torch.autocast(x.device.type, self.inputs):
-            cast: Tensor = module(x.to(self.inputs))
-        return cast.to(self.dtype)
-
-
-def _mkldnn() -> Any:
-    return torch.ops.mkldnn
-
-
-def _has_halves() -> bool:
-    return "fbgemm" in torch.backends.quantized.supported_engines
-
-
-def _plain(linear: nn.Module) -> bool:
-    return type(linear) is Linear and linear.adapter is None
-
-
-# The largest number of half precision.
-_LARGEST_HALF = 65504.0
-
-
-class Projection:
-    """Linear maps of the same input as one: [T, inputs] to [T, outputs of all of them].
-
-    In halves: FBGEMM keeps weights in fp16, which holds what bf16 does but for numbers below 6e-8 and above 65504, and
-    computes in fp32; it reads one row's weights at up to twice the rate of oneDNN.
-    """
-
-    def __init__(self, linears: Sequence[Linear], precision: Precision) -> None:
-        self.linears, self.precision = linears, precision
-        self.packed: Any = None
-        self.halves: Any = None
-        self.bias: Tensor | None = None
-        self.joined = join(linears) if precision.layout == "packed" and not precision.autocast else None
-        if precision.layout == "modules" or not all(_plain(linear) for linear in linears):
-            return
-        weight = torch.cat([linear.weight.detach().to(precision.inputs) for linear in linears])
-        if linears[0].bias is not None:
-            self.bias = torch.cat([linear.bias.detach().to(precision.dtype) for linear in linears])
-        if precision.layout == "packed":
-            self.packed = _mkldnn()._reorder_linear_weight(weight, 1)
-            self._unary: Any = _mkldnn()._linear_pointwise.default
-            self._binary: Any = _mkldnn()._linear_pointwise.binary
-        elif weight.abs().amax() <= _LARGEST_HALF:
-            self.halves = torch.ops.quantized.linear_prepack_fp16(weight.float(), self.bias)
-            self._unary = torch.ops.quantized.linear_dynamic_fp16.default
-
-    def __call__(self, x: Tensor, activation: tuple[str, str] = ("none", "")) -> Tensor:
-        """The product, through an activation that oneDNN names where the weights are packed."""
-        if self.packed is not None:
-            product: Tensor = self._unary(x, self.packed, self.bias, activation[0], [], activation[1])
-            return product
-        if self.halves is not None:
-            # FBGEMM takes up to six rows at once, and sums otherwise where only one or two are left.
-            lacking = 3 - len(x) % 6 if self.precision.steady and len(x) % 6 in (1, 2) else 0
-            exact: Tensor = self._unary(F.pad(x, (0, 0, 0, lacking)) if lacking else x, self.halves)
-            return exact[: len(x)]
-        if self.joined is not None:
-            return self.joined.project(x)
-        parts = [self.precision.call(linear, x) for linear in self.linears]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """residual + product."""
-        if self.packed is None or residual.dtype != self.precision.dtype:
-            return residual + self(x)
-        total: Tensor = self._binary(x, residual, self.packed, self.bias, "add")
-        return total
-
-
 class FusedMLP:
     """An MLP: [T, W] to [T, W]."""
 
     def __init__(self, mlp: nn.Module, precision: Precision) -> None:
         self.mlp, self.precision = mlp, precision
+        self.apart = _apart() if precision.layout == "rows" else FusedMLP.call_module
         self.down: Projection | None = None
         if type(mlp) is not MLP or precision.layout == "modules" or mlp.activation not in _POST_OPERATIONS:
             return
         linears = [linear for linear in (mlp.gate, mlp.up, mlp.down) if linear is not None]
         inner, down = Projection(linears[:-1], precision), Projection(linears[-1:], precision)
-        if all(_plain(linear) for linear in linears) or (inner.joined is not None and down.joined is not None):
+        if all(is_plain(linear) for linear in linears) or (inner.joined is not None and down.joined is not None):
             self.activation, self.gated = mlp.activation, mlp.gate is not None
             self.inner, self.down = inner, down
 
@@ -179,13 +63,13 @@ class FusedMLP:
         """down(activation(gate(x)) * up(x)), or without a gate."""
         if self.down is not None:
             return self.down(self._inner(x))
-        return self._module(x)
+        return self.apart(self, x)
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """residual + MLP."""
         if self.down is not None:
             return self.down.added_to(residual, self._inner(x))
-        return residual + self._module(x)
+        return residual + self.apart(self, x)
 
     def _inner(self, x: Tensor) -> Tensor:
         if not self.gated:
@@ -195,9 +79,19 @@ class FusedMLP:
         gate, up = self.inner(x).chunk(2, dim=-1)
         return self.activation(gate).mul_(up)
 
-    def _module(self, x: Tensor) -> Tensor:
+    def call_module(self, x: Tensor) -> Tensor:
+        """The module's result."""
         # Modules of experts want a batch of sequences.
         return self.precision.call(self.mlp, x[None])[0]
+
+
+@cache
+def _apart() -> Callable[[FusedMLP, Tensor], Tensor]:
+    """`call_module` as it is, within compiled code: experts' sizes change with every token.
+
+    One for all blocks, else none could use what was compiled for another.
+    """
+    return torch.compiler.disable(FusedMLP.call_module)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -219,10 +113,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """What a pass over one token of each sequence needs; rotations as of a chunk, [B, 1, rotated width]."""
+    """What a layer's pass over one token of each sequence needs.
 
-    passing: Decode
-    rotations: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    Attributes:
+        passing: the layer's cache.
+        rotation: cosines and signed sines, [B, 1, rotated width]; None without rotary positions.
+    """
+
+    passing: LayerDecode
+    rotation: tuple[Tensor, Tensor] | None
 
 
 class FusedAttention:
@@ -258,18 +157,19 @@ class FusedAttention:
     def _step(self, projected: Tensor, step: Step) -> Tensor:
         passing, (batch, kv_heads, width) = step.passing, (len(projected), self.kv_heads, self.width)
         heads = projected.view(batch, -1, width).float()
-        if step.rotations is not None:
-            cosine, sine = step.rotations[self.window is not None]
+        if step.rotation is not None:
+            cosine, sine = step.rotation
             turned = heads[:, : self.heads + kv_heads, : cosine.shape[-1]]
-            torch.addcmul(turned * cosine, turned.roll(cosine.shape[-1] // 2, -1), sine, out=turned)
-        keys, values, mask = passing.extend(self.layer, heads[:, self.heads :])
+            rolled = turned.roll(cosine.shape[-1] // 2, -1)
+            turned.mul_(cosine).addcmul_(rolled, sine)
+        keys, values = passing.extend(heads[:, self.heads :])
         query = heads[:, : self.heads].to(passing.dtype).reshape(batch * kv_heads, -1, width)
         scoring = self.scoring
         if scoring.softcap is None:
-            scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=scoring.scale)
+            scores = torch.baddbmm(passing.mask, query, keys.transpose(1, 2), alpha=scoring.scale)
         else:
             raw = torch.bmm(query, keys.transpose(1, 2)).mul_(scoring.scale / scoring.softcap)
-            scores = raw.tanh_().mul_(scoring.softcap).add_(mask)
+            scores = raw.tanh_().mul_(scoring.softcap).add_(passing.mask)
         if scoring.sinks is not None:
             sinks = scoring.sinks.to(scores.dtype).view(1, kv_heads, -1, 1).expand(batch, -1, -1, -1)
             scores = torch.cat((scores, sinks.reshape(batch * kv_heads, -1, 1)), dim=-1)
@@ -373,10 +273,9 @@ def _norm(norm: nn.Module | None, precision: Precision) -> Callable[[Tensor], Te
     four, by the root of the sum of squares: sqrt(mean + eps) is hypot(root, sqrt(W eps)) / sqrt(W)."""
     if norm is None:
         return None
-    halves = precision.layout == "halves"
-    narrow = halves or getattr(norm, "weight", None) is None or norm.weight.dtype == torch.bfloat16
+    narrow = precision.exact or getattr(norm, "weight", None) is None or norm.weight.dtype == torch.bfloat16
     if type(norm) is not nn.RMSNorm or not narrow or norm.weight.device.type != "cpu":
-        return partial(precision.call, norm) if halves and not precision.autocast else norm
+        return partial(precision.call, norm) if precision.exact and not precision.autocast else norm
     width, eps = norm.weight.shape[0], norm.eps
     assert eps is not None
     weight, least = norm.weight.detach().float() * width**0.5, torch.tensor((width * eps) ** 0.5)
@@ -408,6 +307,8 @@ class FusedModel:
         assert isinstance(head, CausalLMHead)
         self.head, self.softcap = Projection([head.projection], self.precision), head.softcap
         self.device = model.device
+        # Blocks share their code: the first one's compilation serves all that are made of the same parts.
+        self.compiler = Compiler() if layout == "rows" else None
         self.tables: dict[bool, tuple[Tensor, Tensor]] = {}
 
     def is_current(self) -> bool:
@@ -428,39 +329,50 @@ class FusedModel:
                 local = rotation if own is self.model.rotary else own(positions, self.precision.dtype, lengths)
                 rotations = rotation, local
             x_NLW = self._embedded(input_ids_NL, positions)
-            x_TW = self._body(x_NLW.flatten(0, 1), Chunk((count, length), passing, start, rotations))
-            return x_TW.view(count, length, -1)
+            x_TW, chunk = x_NLW.flatten(0, 1), Chunk((count, length), passing, start, rotations)
+            for block in self.blocks:
+                x_TW = block(x_TW, chunk)
+            return self._normed(x_TW).view(count, length, -1)
 
     def decode(self, input_ids_B: Tensor, passing: Decode) -> Tensor:
         """The body's output [B, W] for one new token of each sequence at work."""
         with self._weights_as_made():
             positions = passing.positions
             x_BW = self._embedded(input_ids_B[:, None], positions[:, None])[:, 0]
-            rotations = None
+            rotation = local = None
             if self.model.rotary is not None:
-                rotation = self._rotation(self.model.rotary, passing)
                 own = self.model.local_rotary
-                rotations = rotation, rotation if own is None else self._rotation(own, passing)
-            return self._body(x_BW, Step(passing, rotations))
+                rotation = local = self._rotation(self.model.rotary, passing)
+                local = rotation if own is None else self._rotation(own, passing)
+            for layer, block in enumerate(self.blocks):
+                step = Step(passing.layer(layer), rotation if block.attention.window is None else local)
+                if self.compiler is None:
+                    x_BW = block(x_BW, step)
+                else:
+                    step.passing.mark_lengths()
+                    x_BW = self.compiler.call(FusedBlock.__call__, block, x_BW, step)
+            return self._normed(x_BW)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[T, W] to fp32 [T, V]."""
         with self._weights_as_made():
-            logits = self.head(hidden.to(self.precision.dtype)).float()
+            inputs = hidden.to(self.precision.dtype)
+            project = (
+                self.head if self.compiler is None else partial(self.compiler.call, Projection.__call__, self.head)
+            )
+            logits: Tensor = project(inputs).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def _embedded(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         embedded: Tensor = self.model.embeddings(input_ids, positions, None)
-        return embedded.float() if self.precision.layout == "halves" else embedded
+        return embedded.float() if self.precision.exact else embedded
 
     def _weights_as_made(self) -> torch.autocast:
         """Weights are cast when the form is made: autocast would only cast what is to stay in fp32."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _body(self, x_TW: Tensor, how: Chunk | Step) -> Tensor:
-        for block in self.blocks:
-            x_TW = block(x_TW, how)
-        return x_TW if self.norm is None else self.norm(x_TW)
+    def _normed(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
 
     def _rotation(self, rotary: Rotary, passing: Decode) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines, for x * cosine + roll(x) * sine."""

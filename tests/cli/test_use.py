@@ -8,11 +8,12 @@ import pty
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from llmkit.cli.main import app
@@ -136,6 +137,23 @@ def test_what_is_refused(model: str, tmp_path: Path) -> None:
     assert "is no engine" in _refused("generate", "-m", model, "a", "--engine", "magic")
     assert "vLLM is not installed" in _refused("generate", "-m", model, "a", "--engine", "vllm")
     assert "the built-in engine's" in _refused("generate", "-m", model, "a", "--engine", "vllm", "--device", "cpu")
+    for other in (["--engine", "vllm"], ["--quantize", "int8"]):
+        assert "plain weights on a CPU" in _refused("generate", "-m", model, "a", "--compile", *other)
+
+
+def test_what_writes_one_answer_can_be_compiled(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, called = ("generate", "-m", model, "hello", "-n", "8"), []
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        called.append(function.__qualname__)
+        return function
+
+    plain = _run(*words)
+    monkeypatch.setattr(torch, "compile", counted)
+    assert _run(*words) == plain
+    assert not called
+    assert _run(*words, "--compile") == plain
+    assert called == ["FusedBlock.__call__", "Projection.__call__"]
 
 
 def test_a_conversation_keeps_its_history(model: str) -> None:
