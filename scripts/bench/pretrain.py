@@ -9,7 +9,7 @@ hits all alike. Warm-up, compilation included, comes before the first turn and i
 - llmkit: `llmkit.train.loop.train` with its data source, measured precision, metrics and guard against spikes, in
   micro-batches of `--micro-batch` sequences for its memory, its blocks compiled.
 - handwritten: `loops/handwritten.py`, bfloat16 autocast over float32 weights, `torch.compile` of model and loss,
-  torch's attention kernel, fused AdamW; the whole batch at once.
+  torch's attention kernel, fused AdamW; the whole batch at once. Where products in float32 are faster, in float32.
 - transformers-fp32, transformers-bf16: `transformers.Trainer` with `use_cpu`, as it comes, and with `bf16`.
 
 Ratios are llmkit's median tokens a second over the peer's, above 1 where llmkit is faster. `transformers/...` counts
@@ -18,8 +18,8 @@ the faster of the Trainer's two precisions, `transformers-fp32/...` the Trainer 
 the Trainer the leaner of the two counts. `causal-large` is the causal model with `--large-vocab` tokens, for memory
 alone.
 
-The share of the matrix rate counts 6 FLOPs a parameter and token against bfloat16 products of large matrices, measured
-between the turns.
+The share of the matrix rate counts 6 FLOPs a parameter and token against products of large matrices in bfloat16, or in
+float32 where those are faster, measured between the turns.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def shape_of(options: argparse.Namespace, scenario: str, vocabulary: int) -> dic
         "mlp_width": config.mlp_width,
         "context": config.context,
         "parameters": config.parameter_count(),
+        "bf16": options.dtype == torch.bfloat16,
     }
 
 
@@ -125,11 +126,11 @@ def measure(options: argparse.Namespace, scenario: str, vocabulary: int, rounds:
         say(f"{scenario}: {name} is warm after {competitors[-1].warmup:.0f} s")
         if not rounds:
             competitors[-1].leave()
-    rates = [matrix_rate("cpu", torch.bfloat16)]
+    rates = [matrix_rate("cpu", options.dtype)]
     for number in range(rounds):
         for competitor in competitors:
             competitor.turn()
-        rates.append(matrix_rate("cpu", torch.bfloat16))
+        rates.append(matrix_rate("cpu", options.dtype))
         say(f"{scenario}: round {number + 1} of {rounds} done")
     for competitor in competitors if rounds else ():
         competitor.leave()
@@ -140,8 +141,8 @@ def measure(options: argparse.Namespace, scenario: str, vocabulary: int, rounds:
         if rounds:
             speed = tokens / statistics.median(competitor.seconds)
             row |= {"tokens_per_second": speed, "best_tokens_per_second": tokens / min(competitor.seconds)}
-            row["share_of_bf16_matrix_rate"] = speed * 6 * shape["parameters"] / max(rates)
-    return {"rows": rows, "bf16_matrix_rate": max(rates)}
+            row["share_of_matrix_rate"] = speed * 6 * shape["parameters"] / max(rates)
+    return {"rows": rows, "matrix_rate": max(rates)}
 
 
 def ratios(scenario: str, rows: dict[str, Any]) -> Iterator[tuple[str, float]]:
@@ -162,7 +163,7 @@ def show(scenario: str, result: dict[str, Any], found: dict[str, float]) -> list
     """Lines of the table."""
     lines = []
     for name, row in result["rows"].items():
-        share = f"{row['share_of_bf16_matrix_rate']:.0%}" if "share_of_bf16_matrix_rate" in row else None
+        share = f"{row['share_of_matrix_rate']:.0%}" if "share_of_matrix_rate" in row else None
         speed, memory = found.get(f"{name}/{scenario}"), found.get(f"{name}-memory/{scenario}")
         if name == "transformers-bf16":
             speed = found.get(f"transformers/{scenario}") if speed is None else speed
@@ -186,6 +187,9 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="llmkit's `compile`")
     parser.add_argument("--json", action="store_true", help="print one line of JSON at the end")
     options = parser.parse_args()
+    options.dtype = max((torch.bfloat16, torch.float32), key=lambda dtype: matrix_rate("cpu", dtype))
+    precision = "bf16" if options.dtype == torch.bfloat16 else "fp32"
+    say(f"products are fastest in {precision} here")
     found = {
         scenario: measure(options, scenario, options.vocab, options.rounds) for scenario in options.scenarios.split(",")
     }
@@ -199,7 +203,7 @@ def main() -> None:
             "loop",
             "tokens/s",
             "best",
-            "matrix rate",
+            f"{precision} matrix rate",
             "llmkit over it",
             "peak MiB",
             "over llmkit's",
@@ -240,7 +244,8 @@ def as_json(
             "compiled": options.compile,
             "micro_batch": options.micro_batch,
         },
-        "bf16_matrix_rate": {scenario: result["bf16_matrix_rate"] for scenario, result in found.items()},
+        "matrix_precision": "bf16" if options.dtype == torch.bfloat16 else "fp32",
+        "matrix_rate": {scenario: result["matrix_rate"] for scenario, result in found.items()},
         "peers": by_name | {name: {"missing": True} for name in missing},
         "ratio": compared,
     }
