@@ -165,11 +165,14 @@ class FusedAttention:
         keys, values = passing.extend(heads[:, self.heads :])
         query = heads[:, : self.heads].to(passing.dtype).reshape(batch * kv_heads, -1, width)
         scoring = self.scoring
-        if scoring.softcap is None:
-            scores = torch.baddbmm(passing.mask, query, keys.transpose(1, 2), alpha=scoring.scale)
-        else:
+        if scoring.softcap is not None:
             raw = torch.bmm(query, keys.transpose(1, 2)).mul_(scoring.scale / scoring.softcap)
             scores = raw.tanh_().mul_(scoring.softcap).add_(passing.mask)
+        elif torch.compiler.is_compiling():
+            # What is beside the product goes into the code of the softmax.
+            scores = torch.bmm(query, keys.transpose(1, 2)) * scoring.scale + passing.mask
+        else:
+            scores = torch.baddbmm(passing.mask, query, keys.transpose(1, 2), alpha=scoring.scale)
         if scoring.sinks is not None:
             sinks = scoring.sinks.to(scores.dtype).view(1, kv_heads, -1, 1).expand(batch, -1, -1, -1)
             scores = torch.cat((scores, sinks.reshape(batch * kv_heads, -1, 1)), dim=-1)
@@ -243,7 +246,7 @@ class FusedBlock:
     """A block; see `llmkit.model.transformer.Block`."""
 
     def __init__(self, block: Block, window: int | None, precision: Precision) -> None:
-        self.block, self.dtype = block, precision.dtype
+        self.dtype, self.after_sum, self.parallel = precision.dtype, block.after_sum, block.parallel
         self.attention = FusedAttention(block.attention, window, precision)
         self.mlp = FusedMLP(block.mlp, precision)
         self.norms = [
@@ -255,7 +258,7 @@ class FusedBlock:
         """[T, W] to [T, W]."""
         before, after, mlp_before, mlp_after = self.norms
         attention, mlp, dtype = self.attention, self.mlp, self.dtype
-        if self.block.after_sum:
+        if self.after_sum:
             assert before is not None
             assert mlp_before is not None
             x = before(attention.output.added_to(x, attention.mix(x.to(dtype), how)))
@@ -263,7 +266,7 @@ class FusedBlock:
         normed = x if before is None else before(x)
         mixed = attention.mix(normed.to(dtype), how)
         attended = attention.output.added_to(x, mixed) if after is None else x + after(attention.output(mixed))
-        read = x if self.block.parallel else attended
+        read = x if self.parallel else attended
         normed = (read if mlp_before is None else mlp_before(read)).to(dtype)
         return mlp.added_to(attended, normed) if mlp_after is None else attended + mlp_after(mlp(normed))
 

@@ -108,7 +108,10 @@ class Projection:
         self.bias: Tensor | None = None
         self.joined = join(linears) if precision.layout == "packed" and not precision.autocast else None
         plain = all(is_plain(linear) for linear in linears)
-        self.by_rows = plain and precision.layout == "rows"
+        # Weights and biases themselves: compiled code checks less of a tensor than of a module.
+        self.rows: list[tuple[Tensor, Tensor | None]] = []
+        if plain and precision.layout == "rows":
+            self.rows = [(linear.weight.detach(), _detached(linear.bias)) for linear in linears]
         if not plain or precision.layout in ("modules", "rows"):
             return
         weight = torch.cat([linear.weight.detach().to(precision.inputs) for linear in linears])
@@ -134,10 +137,10 @@ class Projection:
             return exact[: len(x)]
         if self.joined is not None:
             return self.joined.project(x)
-        if self.by_rows and torch.compiler.is_compiling():
+        if self.rows and torch.compiler.is_compiling():
             # A tensor of its own: else the compiler computes what gives x anew for each row of weights.
             x = torch.as_strided(x, x.shape, x.stride())
-            parts = [_by_rows(linear, x) for linear in self.linears]
+            parts = [_by_rows(*part, x) for part in self.rows]
         else:
             parts = [self.precision.call(linear, x) for linear in self.linears]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -150,7 +153,11 @@ class Projection:
         return total
 
 
-def _by_rows(linear: Linear, x: Tensor) -> Tensor:
+def _detached(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach()
+
+
+def _by_rows(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """One token's product, as sums that the compiler turns into one pass over the weights."""
-    product = (x.float() * linear.weight.float()).sum(dim=-1)
-    return (product if linear.bias is None else product + linear.bias.float())[None]
+    product = (x.float() * weight.float()).sum(dim=-1)
+    return (product if bias is None else product + bias.float())[None]

@@ -167,8 +167,9 @@ def show(scenario: str, result: dict[str, Any], found: dict[str, float]) -> list
         speed, memory = found.get(f"{name}/{scenario}"), found.get(f"{name}-memory/{scenario}")
         if name == "transformers-bf16":
             speed = found.get(f"transformers/{scenario}") if speed is None else speed
-        rates = [row.get("tokens_per_second"), row.get("best_tokens_per_second"), share, speed]
-        lines.append([scenario, name, *rates, row["peak_bytes"] / 2**20, memory, row["warmup_seconds"]])
+        lines.append(
+            [name, row.get("tokens_per_second"), share, speed, row["peak_bytes"] / 2**20, memory, row["warmup_seconds"]]
+        )
     return lines
 
 
@@ -196,22 +197,15 @@ def main() -> None:
     if options.large_vocab:
         found["causal-large"] = measure(options, "causal", options.large_vocab, 0)
     compared = {name: ratio for scenario in found for name, ratio in ratios(scenario, found[scenario]["rows"])}
-    shape = f"{options.layers} layers, width {options.width}, vocabulary {options.vocab}"
-    emit_table(
-        (
-            "objective",
-            "loop",
-            "tokens/s",
-            "best",
-            f"{precision} matrix rate",
-            "llmkit over it",
-            "peak MiB",
-            "over llmkit's",
-            "warm-up s",
-        ),
-        [line for scenario, result in found.items() for line in show(scenario, result, compared)],
-        title=f"{shape}, {options.batch} x {options.length} tokens, {torch.get_num_threads()} threads",
-    )
+    shape = f"{options.layers} layers, width {options.width}, {options.batch} x {options.length} tokens"
+    for scenario, result in found.items():
+        vocabulary = options.large_vocab if scenario == "causal-large" else options.vocab
+        emit_table(
+            ("loop", "tokens/s", f"{precision} rate", "ratio", "peak MiB", "ratio", "warm-up s"),
+            show(scenario, result, compared),
+            title=f"{scenario}: {shape}, vocabulary {vocabulary:,}, {torch.get_num_threads()} threads",
+        )
+    say("ratios: llmkit's speed over the peer's, and the peer's peak memory over llmkit's")
     missing = [name for name in COMPETITORS if not there(name)]
     for name in missing:
         say(f"{name} needs {' and '.join(NEEDS[name])}, and was not measured")
