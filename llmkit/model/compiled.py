@@ -34,7 +34,12 @@ class Compiler:
             plain = function(*args)
             # It was not the function's own error, which would have come again.
             self._works = False
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            warn(f"torch.compile does not work here, writing goes on without it ({first_line[:200]})")
+            warn_uncompiled(error, "writing")
             return plain
         return compiled
+
+
+def warn_uncompiled(error: Exception, what: str) -> None:
+    """Say that torch can't compile here, and that what was asked for goes on without."""
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    warn(f"torch.compile does not work here, {what} goes on without it ({first_line[:200]})")

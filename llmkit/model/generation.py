@@ -32,7 +32,7 @@ class Generator:
         decode: turns token ids into text; without it there are no texts and no stop texts.
         max_batch: most sequences at work at once; bounds the cache's memory, changes no result.
         compile: have torch compile what writes a request alone: seconds before its second token, then faster. On a CPU
-            for weights that are not quantized, which are read where they are: no copy is laid out for it.
+            for weights that are not quantized, which are read where they are; prompts are read as without it.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from llmkit.console import format_seconds, say, warn
 from llmkit.errors import LLMKitError
+from llmkit.model.compiled import warn_uncompiled
 from llmkit.store.stage import Context
 from llmkit.train.blocks import compile_blocks, uncompile
 from llmkit.train.config import TrainConfig
@@ -156,8 +157,7 @@ class Stepper:
             if not compiled:
                 raise
             uncompile(compiled)
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            warn(f"torch.compile does not work here, training goes on without it ({first_line[:200]})")
+            warn_uncompiled(error, "training")
             self.model.zero_grad(set_to_none=True)
             return self._passes(batches, step)
         if compiled:
